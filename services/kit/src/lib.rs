@@ -5,11 +5,13 @@
 //! field of a message; errors carry a category and whether a retry may help; nothing here waits
 //! without a limit.
 
+pub mod access;
 pub mod client;
 pub mod config;
 pub mod error;
 pub mod identity;
 pub mod paths;
+pub mod process;
 pub mod retry;
 pub mod server;
 pub mod telemetry;
