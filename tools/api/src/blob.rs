@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -37,7 +38,11 @@ impl BlobStore {
     /// # Errors
     /// When the content cannot be read or the disk cannot take it; nothing half-written stays.
     pub fn put(&self, mut content: impl Read) -> io::Result<BlobId> {
-        fs::create_dir_all(&self.dir)?;
+        // What was in files is as secret as the files were: for root only.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)?;
         let temporary = self.dir.join(format!(
             ".incoming-{}-{:?}",
             std::process::id(),
@@ -55,6 +60,7 @@ impl BlobStore {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(0o600)
             .open(temporary)?;
         let mut hasher = Sha256::new();
         let mut size = 0u64;
@@ -84,7 +90,10 @@ impl BlobStore {
     /// When it is not there (any more), or is not what its name says in size.
     pub fn open(&self, id: &BlobId) -> io::Result<File> {
         if id.sha256.len() != 64 || !id.sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a blob name"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not a blob name",
+            ));
         }
         let file = File::open(self.dir.join(&id.sha256))?;
         if file.metadata()?.len() != id.size {
@@ -109,7 +118,11 @@ mod tests {
         let second = store.put(&b"welcome"[..]).unwrap();
         assert_eq!(first, second);
         let mut text = String::new();
-        store.open(&first).unwrap().read_to_string(&mut text).unwrap();
+        store
+            .open(&first)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "welcome");
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
     }
@@ -117,7 +130,10 @@ mod tests {
     #[test]
     fn a_name_that_is_a_path_is_refused() {
         let store = BlobStore::new("/");
-        let id = BlobId { sha256: "../etc/passwd".into(), size: 1 };
+        let id = BlobId {
+            sha256: "../etc/passwd".into(),
+            size: 1,
+        };
         assert!(store.open(&id).is_err());
     }
 

@@ -72,7 +72,9 @@ impl CapabilityPattern {
     /// # Errors
     /// [`BadPattern`] when it has no action, an empty part, or a star where none may be.
     pub fn parse(text: &str) -> Result<Self, BadPattern> {
-        let bad = || BadPattern { pattern: text.to_owned() };
+        let bad = || BadPattern {
+            pattern: text.to_owned(),
+        };
         let mut parts = text.splitn(3, ':');
         let namespace = parts.next().unwrap_or_default();
         let action = parts.next().ok_or_else(bad)?;
@@ -80,12 +82,16 @@ impl CapabilityPattern {
         let word = |part: &str| {
             part == "*"
                 || (!part.is_empty()
-                    && part
-                        .bytes()
-                        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'))
+                    && part.bytes().all(|byte| {
+                        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
+                    }))
         };
         let star_is_at_the_end = |resource: &str| {
-            resource == "*" || !resource.strip_suffix("/**").unwrap_or(resource).contains('*')
+            resource == "*"
+                || !resource
+                    .strip_suffix("/**")
+                    .unwrap_or(resource)
+                    .contains('*')
         };
         if !word(namespace)
             || !word(action)
@@ -98,6 +104,14 @@ impl CapabilityPattern {
             action: action.to_owned(),
             resource: resource.map(str::to_owned),
         })
+    }
+
+    /// Whether this pattern gives the action on anything at all; what a list of usable tools is cut
+    /// to.
+    #[must_use]
+    pub fn may_give(&self, namespace: &str, action: &str) -> bool {
+        (self.namespace == "*" || self.namespace == namespace)
+            && (self.action == "*" || self.action == action)
     }
 
     /// Whether this pattern gives `needed`; `sensitive` says whether its resource is one that no
@@ -144,7 +158,9 @@ mod tests {
     use super::*;
 
     fn gives(pattern: &str, needed: &Capability) -> bool {
-        CapabilityPattern::parse(pattern).unwrap().gives(needed, false)
+        CapabilityPattern::parse(pattern)
+            .unwrap()
+            .gives(needed, false)
     }
 
     #[test]
@@ -163,7 +179,14 @@ mod tests {
     #[test]
     fn no_star_gives_a_sensitive_resource() {
         let shadow = Capability::new("fs", "read").on("/etc/shadow");
-        for pattern in ["*:*", "fs:*", "fs:read", "fs:read:*", "fs:read:/etc/**", "fs:read:/**"] {
+        for pattern in [
+            "*:*",
+            "fs:*",
+            "fs:read",
+            "fs:read:*",
+            "fs:read:/etc/**",
+            "fs:read:/**",
+        ] {
             let pattern = CapabilityPattern::parse(pattern).unwrap();
             assert!(!pattern.gives(&shadow, true), "{pattern}");
         }
@@ -173,7 +196,16 @@ mod tests {
 
     #[test]
     fn malformed_patterns_are_refused() {
-        for text in ["", "fs", "fs:", ":read", "fs:read:", "fs:re*d", "FS:read", "fs:read:/a*b"] {
+        for text in [
+            "",
+            "fs",
+            "fs:",
+            ":read",
+            "fs:read:",
+            "fs:re*d",
+            "FS:read",
+            "fs:read:/a*b",
+        ] {
             assert!(CapabilityPattern::parse(text).is_err(), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 //! PID 1 listens.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +13,7 @@ use std::{
 use crate::{
     blob::BlobStore,
     error::{ToolError, ToolErrorKind},
+    sensitive::PathSet,
 };
 
 /// The surroundings of one call.
@@ -32,6 +33,10 @@ pub struct Context {
     pub root: PathBuf,
     /// Largest result, in bytes; a tool cuts its output and says so.
     pub output_limit: usize,
+    /// What no call may read without naming it; empty unless the registry fills it in.
+    pub sensitive: Arc<PathSet>,
+    /// What no call may change without naming it; empty unless the registry fills it in.
+    pub protected: Arc<PathSet>,
 }
 
 impl Context {
@@ -46,7 +51,22 @@ impl Context {
             run_dir: "/run/aios".into(),
             root: "/".into(),
             output_limit: 256 << 10,
+            sensitive: Arc::default(),
+            protected: Arc::default(),
         }
+    }
+
+    /// Whether a tool that walks a tree may open this file for its content. `path` is canonical; a
+    /// path that the call itself names has been authorised already and need not be asked about.
+    #[must_use]
+    pub fn may_read(&self, path: &Path) -> bool {
+        !self.sensitive.contains(path)
+    }
+
+    /// Whether a tool that walks a tree may change or remove this file.
+    #[must_use]
+    pub fn may_change(&self, path: &Path) -> bool {
+        self.may_read(path) && !self.protected.contains(path)
     }
 
     /// Time left; zero when it is over.
@@ -61,7 +81,10 @@ impl Context {
     /// [`ToolErrorKind::Cancelled`] or [`ToolErrorKind::Timeout`].
     pub fn check_alive(&self) -> Result<(), ToolError> {
         if self.cancelled.load(Ordering::Relaxed) {
-            return Err(ToolError::new(ToolErrorKind::Cancelled, "the call was cancelled"));
+            return Err(ToolError::new(
+                ToolErrorKind::Cancelled,
+                "the call was cancelled",
+            ));
         }
         if self.remaining().is_zero() {
             return Err(ToolError::new(

@@ -78,7 +78,10 @@ impl<T: Tool> Erased<T> {
         serde_json::to_value(value).map_err(|error| {
             ToolError::new(
                 ToolErrorKind::Internal,
-                format!("{} has a result that is not JSON: {error}", self.0.spec().name),
+                format!(
+                    "{} has a result that is not JSON: {error}",
+                    self.0.spec().name
+                ),
             )
         })
     }
@@ -129,7 +132,8 @@ impl<T: Tool> DynTool for Erased<T> {
     }
 
     fn check(&self, args: &Value, output: &Value, context: &Context) -> Result<(), ToolError> {
-        self.0.check(&self.args(args)?, &self.output(output)?, context)
+        self.0
+            .check(&self.args(args)?, &self.output(output)?, context)
     }
 
     fn undo(
@@ -140,7 +144,8 @@ impl<T: Tool> DynTool for Erased<T> {
         context: &Context,
     ) -> Result<Undone, ToolError> {
         let output = output.map(|output| self.output(output)).transpose()?;
-        self.0.undo(&self.args(args)?, pre_image, output.as_ref(), context)
+        self.0
+            .undo(&self.args(args)?, pre_image, output.as_ref(), context)
     }
 
     fn redacted(&self) -> &'static [&'static str] {

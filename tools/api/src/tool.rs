@@ -116,7 +116,11 @@ pub trait Tool: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the state cannot be read or saved; the call is then not made.
-    fn pre_image(&self, args: &Self::Args, context: &Context) -> Result<Option<PreImage>, ToolError> {
+    fn pre_image(
+        &self,
+        args: &Self::Args,
+        context: &Context,
+    ) -> Result<Option<PreImage>, ToolError> {
         let _ = (args, context);
         Ok(None)
     }
@@ -132,7 +136,12 @@ pub trait Tool: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ToolErrorKind::Unverified`](crate::ToolErrorKind::Unverified) when it is not.
-    fn check(&self, args: &Self::Args, output: &Self::Output, context: &Context) -> Result<(), ToolError> {
+    fn check(
+        &self,
+        args: &Self::Args,
+        output: &Self::Output,
+        context: &Context,
+    ) -> Result<(), ToolError> {
         let _ = (args, output, context);
         Ok(())
     }
