@@ -1,1 +1,30 @@
-//! Placeholder until its first commit.
+//! The `fs` family: files and directories.
+//!
+//! Invariants: every path goes through [`root`](mod@root)'s rule (links resolved once, then never
+//! followed); a file is replaced whole or not at all; what a call changes can be put back exactly,
+//! and is put back only if nobody has changed it since; results are read back from the disk.
+
+mod content;
+mod facts;
+mod list;
+mod mkdir;
+mod read;
+mod root;
+mod stat;
+#[cfg(test)]
+mod testing;
+mod walk;
+mod write;
+#[cfg(test)]
+mod write_tests;
+
+pub use facts::{Entry, Kind};
+
+/// Adds the tools of this family.
+pub fn register(registry: &mut aios_tool_api::Registry) {
+    list::register(registry);
+    mkdir::register(registry);
+    read::register(registry);
+    stat::register(registry);
+    write::register(registry);
+}
