@@ -30,6 +30,11 @@ pub trait DynTool: Send + Sync {
     /// # Errors
     /// When they do not fit the type.
     fn risk(&self, args: &Value) -> Result<Risk, ToolError>;
+    /// See [`Tool::idempotent`].
+    ///
+    /// # Errors
+    /// When the arguments do not fit the type.
+    fn idempotent(&self, args: &Value) -> Result<bool, ToolError>;
     /// The capabilities that a call needs.
     ///
     /// # Errors
@@ -116,6 +121,10 @@ impl<T: Tool> DynTool for Erased<T> {
 
     fn risk(&self, args: &Value) -> Result<Risk, ToolError> {
         Ok(self.0.risk(&self.args(args)?))
+    }
+
+    fn idempotent(&self, args: &Value) -> Result<bool, ToolError> {
+        Ok(self.0.idempotent(&self.args(args)?))
     }
 
     fn capabilities(&self, args: &Value) -> Result<Vec<Capability>, ToolError> {

@@ -108,6 +108,14 @@ pub trait Tool: Send + Sync + 'static {
         self.spec().risk
     }
 
+    /// Whether doing this call twice leaves what doing it once leaves, where that differs from the
+    /// tool's [`Spec::idempotent`] (an HTTP GET against a POST). After a crash in the middle of a
+    /// call, this decides whether it may simply be made again.
+    fn idempotent(&self, args: &Self::Args) -> bool {
+        let _ = args;
+        self.spec().idempotent
+    }
+
     /// Every capability that this call needs; never empty. All of them must be granted.
     fn capabilities(&self, args: &Self::Args) -> Vec<Capability>;
 

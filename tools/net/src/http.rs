@@ -375,6 +375,10 @@ impl Tool for HttpRequest {
         }
     }
 
+    fn idempotent(&self, args: &HttpArgs) -> bool {
+        reads_only(args)
+    }
+
     fn capabilities(&self, args: &HttpArgs) -> Vec<Capability> {
         let needed = Capability::new("net", "http_request");
         // An address that is none gets a resource that no exact pattern names.

@@ -119,6 +119,11 @@ fn the_family_is_as_catalogued() {
             .unwrap()
     };
     assert_eq!(risk("HEAD"), Risk::Low);
+    let again = |method: &str| {
+        http.idempotent(&json!({"url": "http://a/", "method": method}))
+            .unwrap()
+    };
+    assert!(again("HEAD") && !again("POST"));
     for method in ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         assert_eq!(risk(method), Risk::High, "{method}");
     }
