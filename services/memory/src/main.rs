@@ -1,0 +1,22 @@
+//! `aios-memory`: the daemon. Everything is in the library.
+
+use aios_kit::{DaemonArgs, server, telemetry};
+use anyhow::Context as _;
+use clap::Parser as _;
+
+/// The memory of an aiOS machine, on memory.sock.
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    telemetry::init();
+    aios_memory::serve(&args.daemon.paths(), server::shutdown_signal())
+        .await
+        .context("aios-memory cannot serve")
+}
