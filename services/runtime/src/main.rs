@@ -1,0 +1,3 @@
+//! The daemon `aios-runtime`.
+
+fn main() {}
