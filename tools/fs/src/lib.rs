@@ -5,6 +5,9 @@
 //! and is put back only if nobody has changed it since; results are read back from the disk.
 
 mod content;
+mod delete;
+#[cfg(test)]
+mod delete_tests;
 mod facts;
 mod list;
 mod mkdir;
@@ -13,6 +16,7 @@ mod root;
 mod stat;
 #[cfg(test)]
 mod testing;
+mod tree;
 mod walk;
 mod write;
 #[cfg(test)]
@@ -22,6 +26,7 @@ pub use facts::{Entry, Kind};
 
 /// Adds the tools of this family.
 pub fn register(registry: &mut aios_tool_api::Registry) {
+    delete::register(registry);
     list::register(registry);
     mkdir::register(registry);
     read::register(registry);
