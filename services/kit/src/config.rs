@@ -164,3 +164,31 @@ impl SystemConfig {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../../etc/config.toml");
+        let shipped = SystemConfig::load(Path::new(shipped)).unwrap();
+        assert_eq!(shipped, SystemConfig::default());
+    }
+
+    #[test]
+    fn a_mistyped_key_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "[system]\nhostnane = \"x\"\n").unwrap();
+        let text = SystemConfig::load(&path).unwrap_err().to_string();
+        assert!(text.contains(":2:"), "{text}");
+        assert!(text.contains("did you mean `hostname`?"), "{text}");
+    }
+
+    #[test]
+    fn an_absent_file_means_defaults() {
+        let config = SystemConfig::load(Path::new("/nonexistent/config.toml")).unwrap();
+        assert_eq!(config, SystemConfig::default());
+    }
+}
