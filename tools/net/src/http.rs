@@ -50,6 +50,7 @@ const RESERVED: [&str; 6] = [
 #[serde(deny_unknown_fields)]
 pub struct HttpArgs {
     /// Address, beginning with `http://` or `https://`.
+    #[schemars(extend("format" = "url"))]
     pub url: String,
     /// GET (when left out), HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -26,10 +26,11 @@ const MAX_WAIT: u32 = 50;
 #[serde(deny_unknown_fields)]
 pub struct PortArgs {
     /// TCP port, 1 to 65535.
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "port"))]
     pub port: u16,
     /// Host name or address; this machine (127.0.0.1) when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "host"))]
     pub host: Option<String>,
     /// Seconds to wait for the port to open, for a service that has just been started; at most 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
