@@ -74,6 +74,13 @@ struct Erased<T>(T);
 
 impl<T: Tool> Erased<T> {
     fn args(&self, args: &Value) -> Result<T::Args, ToolError> {
+        // serde also reads a struct from an array of its fields, which no schema here allows.
+        if !args.is_object() {
+            return Err(ToolError::invalid(format!(
+                "arguments of {} are not a JSON object",
+                self.0.spec().name
+            )));
+        }
         serde_json::from_value(args.clone()).map_err(|error| {
             ToolError::invalid(format!("arguments of {}: {error}", self.0.spec().name))
         })
