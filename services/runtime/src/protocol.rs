@@ -280,7 +280,10 @@ mod tests {
         };
         let mut wire = Vec::new();
         send(&mut wire, &message).unwrap();
-        assert_eq!(receive::<FromWorker>(&mut wire.as_slice()).unwrap(), message);
+        assert_eq!(
+            receive::<FromWorker>(&mut wire.as_slice()).unwrap(),
+            message
+        );
     }
 
     #[test]

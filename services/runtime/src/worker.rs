@@ -46,6 +46,10 @@ struct Job {
 /// # Errors
 /// When the process was not started by the front, with the descriptors that it expects.
 pub fn run(args: &WorkerArgs) -> io::Result<ExitCode> {
+    // When memory runs out, this process is the one that the machine can do without for a moment.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "300") {
+        tracing::debug!(%error, "cannot offer itself to the out-of-memory killer");
+    }
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let file: OwnedFd = io::stdout().as_fd().try_clone_to_owned()?;
     let mut answers = socket.try_clone()?;

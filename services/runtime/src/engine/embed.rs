@@ -61,10 +61,14 @@ impl Embedder {
             }
             self.context.forget_from(0);
             self.context.decode(&tokens, 0, Purpose::Embed)?;
-            let vector = self.context.vector().and_then(normalized).ok_or_else(|| Failure {
-                kind: FailureKind::Engine,
-                message: format!("the model gives no vector for text {index}"),
-            })?;
+            let vector = self
+                .context
+                .vector()
+                .and_then(normalized)
+                .ok_or_else(|| Failure {
+                    kind: FailureKind::Engine,
+                    message: format!("the model gives no vector for text {index}"),
+                })?;
             vectors.push(vector);
         }
         Ok(vectors)
@@ -73,7 +77,11 @@ impl Embedder {
 
 /// The vector of length one in the same direction; none when there is no direction.
 fn normalized(mut vector: Vec<f32>) -> Option<Vec<f32>> {
-    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let length = vector
+        .iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt();
     if !length.is_finite() || length == 0.0 {
         return None;
     }

@@ -97,7 +97,9 @@ impl Writer {
         show: &mut dyn FnMut(String),
     ) -> Result<Generated, Failure> {
         if !self.generates() {
-            return Err(request_failure("this model makes vectors, it cannot write text".to_owned()));
+            return Err(request_failure(
+                "this model makes vectors, it cannot write text".to_owned(),
+            ));
         }
         self.context.set_threads(threads);
         let mut grammar = self.grammar(request.constraint.as_ref())?;
@@ -197,7 +199,11 @@ impl Writer {
     /// Brings the prompt into the context, except for what is there already.
     fn prefill(&mut self, prompt: &[i32]) -> Result<(), LlamaError> {
         let chunk = CHUNK as usize;
-        let same = prompt.iter().zip(&self.cached).take_while(|(a, b)| a == b).count();
+        let same = prompt
+            .iter()
+            .zip(&self.cached)
+            .take_while(|(a, b)| a == b)
+            .count();
         // The last token is always decoded, since its logits are wanted.
         let mut position = (same.min(prompt.len() - 1) / chunk) * chunk;
         // 2^32 tokens do not fit into any context.
@@ -209,7 +215,8 @@ impl Writer {
             if self.stop.reason().is_some() {
                 return Err(LlamaError::Stopped);
             }
-            self.context.decode(part, position as u32, Purpose::Generate)?;
+            self.context
+                .decode(part, position as u32, Purpose::Generate)?;
             position += part.len();
             if part.len() == chunk {
                 self.cached.extend_from_slice(part);

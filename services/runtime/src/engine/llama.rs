@@ -300,6 +300,9 @@ impl Context {
         parameters.n_batch = batch;
         parameters.n_ubatch = batch;
         parameters.n_seq_max = 1;
+        // It splits long sums by the number of threads, so that the same request would give other
+        // logits when another worker computes too.
+        parameters.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
         parameters.abort_callback = Some(on_abort);
         parameters.abort_callback_data = Arc::as_ptr(stop).cast_mut().cast();
         if purpose == Purpose::Embed {
@@ -311,7 +314,8 @@ impl Context {
             log: take_log(),
         };
         // SAFETY: the model lives in the `Arc`, the callback's data too.
-        let make = |parameters| unsafe { sys::llama_init_from_model(model.model.as_ptr(), parameters) };
+        let make =
+            |parameters| unsafe { sys::llama_init_from_model(model.model.as_ptr(), parameters) };
         let mut context = NonNull::new(make(parameters)).ok_or_else(fail)?;
         // SAFETY: the context was just made.
         let pooling = unsafe { sys::llama_pooling_type(context.as_ptr()) };
@@ -387,7 +391,12 @@ impl Context {
     ///
     /// # Errors
     /// [`LlamaError::Stopped`] when `stop` said so, [`LlamaError::Decode`] otherwise.
-    pub fn decode(&mut self, tokens: &[i32], position: u32, purpose: Purpose) -> Result<(), LlamaError> {
+    pub fn decode(
+        &mut self,
+        tokens: &[i32],
+        position: u32,
+        purpose: Purpose,
+    ) -> Result<(), LlamaError> {
         let end = u64::from(position) + tokens.len() as u64;
         if tokens.is_empty()
             || tokens.len() > self.batch_tokens as usize
@@ -442,7 +451,11 @@ impl Context {
         }
         // SAFETY: as above; they are read before the next decode.
         let logits = unsafe { std::slice::from_raw_parts(logits, self.model.vocabulary()) };
-        into.extend((0..).zip(logits).map(|(token, &logit)| Candidate { token, logit }));
+        into.extend(
+            (0..)
+                .zip(logits)
+                .map(|(token, &logit)| Candidate { token, logit }),
+        );
         true
     }
 
@@ -512,11 +525,12 @@ impl Grammar {
     /// Removes the candidates that may not come next.
     pub fn retain_allowed(&mut self, candidates: &mut Vec<Candidate>) {
         self.data.clear();
-        self.data.extend(candidates.iter().map(|candidate| sys::llama_token_data {
-            id: candidate.token,
-            logit: candidate.logit,
-            p: 0.0,
-        }));
+        self.data
+            .extend(candidates.iter().map(|candidate| sys::llama_token_data {
+                id: candidate.token,
+                logit: candidate.logit,
+                p: 0.0,
+            }));
         let mut array = sys::llama_token_data_array {
             data: self.data.as_mut_ptr(),
             size: self.data.len(),
@@ -558,7 +572,9 @@ impl Grammar {
         if status == 0 {
             Ok(())
         } else {
-            Err(LlamaError::Grammar(format!("it does not take the token {token}")))
+            Err(LlamaError::Grammar(format!(
+                "it does not take the token {token}"
+            )))
         }
     }
 }

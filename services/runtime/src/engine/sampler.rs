@@ -34,11 +34,13 @@ impl Sampler {
     /// candidates does not matter: among equals the lowest token counts as the likeliest.
     pub fn choose(&mut self, candidates: &mut Vec<Candidate>) -> Option<i32> {
         candidates.retain(|candidate| candidate.logit.is_finite());
-        let likelier = |a: &Candidate, b: &Candidate| {
-            b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-        };
+        let likelier =
+            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
         if self.temperature <= 0.0 {
-            return candidates.iter().min_by(|a, b| likelier(a, b)).map(|best| best.token);
+            return candidates
+                .iter()
+                .min_by(|a, b| likelier(a, b))
+                .map(|best| best.token);
         }
         if candidates.len() > TOP_K {
             candidates.select_nth_unstable_by(TOP_K - 1, likelier);
@@ -98,13 +100,19 @@ mod tests {
     use super::*;
 
     fn candidates(logits: &[f32]) -> Vec<Candidate> {
-        (0..).zip(logits).map(|(token, &logit)| Candidate { token, logit }).collect()
+        (0..)
+            .zip(logits)
+            .map(|(token, &logit)| Candidate { token, logit })
+            .collect()
     }
 
     #[test]
     fn greedy_takes_the_best_and_the_lowest_of_equals() {
         let mut sampler = Sampler::new(0.0, 1);
-        assert_eq!(sampler.choose(&mut candidates(&[1.0, 3.0, 3.0, 2.0])), Some(1));
+        assert_eq!(
+            sampler.choose(&mut candidates(&[1.0, 3.0, 3.0, 2.0])),
+            Some(1)
+        );
     }
 
     #[test]

@@ -17,7 +17,11 @@ impl TextStream {
     #[must_use]
     pub fn new(stops: &[String]) -> Self {
         Self {
-            stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
+            stops: stops
+                .iter()
+                .filter(|stop| !stop.is_empty())
+                .cloned()
+                .collect(),
             bytes: Vec::new(),
             held: String::new(),
             stopped: false,

@@ -1,1 +1,16 @@
-//! front
+//! The front process: everything but computing.
+//!
+//! `access` says who may call what, `request` what may be asked, `queue` in which order it is done;
+//! `catalog` and `trust` say which model files there are and whether they are what they should be;
+//! `process` and `slot` keep a worker alive per loaded model; `daemon` holds it all together and
+//! `service` puts it on the wire.
+
+pub mod access;
+pub mod catalog;
+pub mod daemon;
+pub mod process;
+pub mod queue;
+pub mod request;
+pub mod service;
+pub mod slot;
+pub mod trust;
