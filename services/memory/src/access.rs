@@ -3,7 +3,11 @@
 
 use aios_kit::access::{AccessTable, Party};
 
-const READERS: &[Party] = &[Party::Daemon("orchestrator"), Party::Daemon("console"), Party::Root];
+const READERS: &[Party] = &[
+    Party::Daemon("orchestrator"),
+    Party::Daemon("console"),
+    Party::Root,
+];
 
 /// The table of `aios.v1.Memory`.
 pub const ACCESS: AccessTable = AccessTable {
@@ -18,7 +22,10 @@ pub const ACCESS: AccessTable = AccessTable {
         ("ListAgentStates", READERS),
         ("ListPatterns", READERS),
         // The tools daemon runs as root.
-        ("PushEvent", &[Party::AnyDaemon, Party::AnyAgent, Party::Root]),
+        (
+            "PushEvent",
+            &[Party::AnyDaemon, Party::AnyAgent, Party::Root],
+        ),
         ("ListEvents", READERS),
         ("WatchEvents", READERS),
         ("SearchMemory", READERS),
@@ -50,7 +57,11 @@ mod tests {
 
     #[test]
     fn every_method_of_the_protocol_has_exactly_one_row() {
-        let rows: Vec<String> = ACCESS.rows.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let rows: Vec<String> = ACCESS
+            .rows
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
         let unique: BTreeSet<String> = rows.iter().cloned().collect();
         assert_eq!(rows.len(), unique.len(), "a method has two rows");
         assert_eq!(unique, methods());
@@ -64,7 +75,11 @@ mod tests {
             let path = format!("/aios.v1.Memory/{method}");
             assert!(!ACCESS.allows(&path, &Principal::User(1000)), "{method}");
             let agent = Principal::Agent("system".into());
-            assert_eq!(ACCESS.allows(&path, &agent), method == "PushEvent", "{method}");
+            assert_eq!(
+                ACCESS.allows(&path, &agent),
+                method == "PushEvent",
+                "{method}"
+            );
             assert!(
                 ACCESS.allows(&path, &Principal::Daemon("orchestrator".into())),
                 "{method}"
@@ -72,7 +87,10 @@ mod tests {
             if method == "Commit" {
                 assert!(!ACCESS.allows(&path, &Principal::Root));
                 for daemon in daemons {
-                    assert!(!ACCESS.allows(&path, &Principal::Daemon(daemon.into())), "{daemon}");
+                    assert!(
+                        !ACCESS.allows(&path, &Principal::Daemon(daemon.into())),
+                        "{daemon}"
+                    );
                 }
             }
         }

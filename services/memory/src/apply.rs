@@ -39,7 +39,9 @@ const TASK_STATUSES: [&str; 9] = [
 ];
 /// Statuses of a task that has ended.
 const ENDED: [&str; 5] = ["completed", "failed", "refused", "cancelled", "skipped"];
-const AGENT_STATES: [&str; 6] = ["starting", "running", "paused", "stopping", "stopped", "failed"];
+const AGENT_STATES: [&str; 6] = [
+    "starting", "running", "paused", "stopping", "stopped", "failed",
+];
 
 /// Stores everything in `request`.
 ///
@@ -52,11 +54,26 @@ pub fn apply(
     request: &CommitRequest,
 ) -> Result<(), StoreError> {
     let writer = Apply { connection, path };
-    request.goals.iter().try_for_each(|goal| writer.goal(goal))?;
-    request.tasks.iter().try_for_each(|task| writer.task(task))?;
-    request.decisions.iter().try_for_each(|decision| writer.decision(decision))?;
-    request.agents.iter().try_for_each(|agent| writer.agent(agent))?;
-    request.patterns.iter().try_for_each(|pattern| writer.pattern(pattern))
+    request
+        .goals
+        .iter()
+        .try_for_each(|goal| writer.goal(goal))?;
+    request
+        .tasks
+        .iter()
+        .try_for_each(|task| writer.task(task))?;
+    request
+        .decisions
+        .iter()
+        .try_for_each(|decision| writer.decision(decision))?;
+    request
+        .agents
+        .iter()
+        .try_for_each(|agent| writer.agent(agent))?;
+    request
+        .patterns
+        .iter()
+        .try_for_each(|pattern| writer.pattern(pattern))
 }
 
 struct Apply<'a> {
@@ -226,7 +243,9 @@ impl Apply<'_> {
         let seq = match decision.seq {
             0 => self
                 .connection
-                .prepare_cached("SELECT coalesce(max(seq), 0) + 1 FROM decisions WHERE goal_id = ?1")
+                .prepare_cached(
+                    "SELECT coalesce(max(seq), 0) + 1 FROM decisions WHERE goal_id = ?1",
+                )
                 .and_then(|mut statement| {
                     statement.query_row([&decision.goal_id], |row| row.get(0))
                 })
@@ -325,12 +344,20 @@ fn check_word(what: &str, word: &str, known: &[&str]) -> Result<(), StoreError> 
     if known.contains(&word) {
         return Ok(());
     }
-    Err(StoreError::Invalid(format!("`{word}` is no {what}: it is one of {}", known.join(", "))))
+    Err(StoreError::Invalid(format!(
+        "`{word}` is no {what}: it is one of {}",
+        known.join(", ")
+    )))
 }
 
 fn check_version(kind: &'static str, id: &str, stored: u64, given: u64) -> Result<(), StoreError> {
     if stored.checked_add(1) == Some(given) {
         return Ok(());
     }
-    Err(StoreError::Version { kind, id: id.to_owned(), stored, given })
+    Err(StoreError::Version {
+        kind,
+        id: id.to_owned(),
+        stored,
+        given,
+    })
 }

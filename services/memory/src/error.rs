@@ -201,18 +201,28 @@ mod tests {
 
     #[test]
     fn a_version_conflict_is_aborted_and_says_what_it_met() {
-        let error = StoreError::Version { kind: "goal", id: "g1".into(), stored: 4, given: 4 };
+        let error = StoreError::Version {
+            kind: "goal",
+            id: "g1".into(),
+            stored: 4,
+            given: 4,
+        };
         let status = Status::from(error);
         assert_eq!(status.code(), Code::Aborted);
         let error = Error::from(status);
         assert_eq!(error.category(), Category::Conflict);
         assert!(!error.retryable());
-        assert_eq!(error.message(), "goal g1: the stored version is 4, the given one is 4");
+        assert_eq!(
+            error.message(),
+            "goal g1: the stored version is 4, the given one is 4"
+        );
     }
 
     #[test]
     fn a_full_disk_is_a_filesystem_error_that_may_pass() {
-        let status = Status::from(StoreError::Full { path: "/x/working.db".into() });
+        let status = Status::from(StoreError::Full {
+            path: "/x/working.db".into(),
+        });
         assert_eq!(status.code(), Code::ResourceExhausted);
         let error = Error::from(status);
         assert_eq!(error.category(), Category::Filesystem);

@@ -4,7 +4,10 @@
 #[must_use]
 pub fn normalise(goal: &str) -> String {
     let words: Vec<String> = goal.split_whitespace().map(str::to_lowercase).collect();
-    words.join(" ").trim_end_matches(['.', '!', '?', ' ']).to_owned()
+    words
+        .join(" ")
+        .trim_end_matches(['.', '!', '?', ' '])
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -15,8 +18,14 @@ mod tests {
 
     #[test]
     fn case_spacing_and_final_punctuation_do_not_matter() {
-        assert_eq!(normalise("  How full  are the\tdisks ? "), "how full are the disks");
-        assert_eq!(normalise("how full are the disks"), "how full are the disks");
+        assert_eq!(
+            normalise("  How full  are the\tdisks ? "),
+            "how full are the disks"
+        );
+        assert_eq!(
+            normalise("how full are the disks"),
+            "how full are the disks"
+        );
         assert_ne!(normalise("stop nginx"), normalise("start nginx"));
     }
 

@@ -63,7 +63,10 @@ impl<'a> Query<'a> {
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
         let rows = || -> rusqlite::Result<Vec<T>> {
-            self.connection.prepare_cached(sql)?.query_map(params, read)?.collect()
+            self.connection
+                .prepare_cached(sql)?
+                .query_map(params, read)?
+                .collect()
         };
         rows().map_err(|error| StoreError::sqlite(self.path, &error))
     }
@@ -75,7 +78,10 @@ impl<'a> Query<'a> {
     pub fn goal(&self, id: &str) -> Result<GoalRecord, StoreError> {
         self.rows(&format!("{GOAL} WHERE id = ?1"), [id], goal_row)?
             .pop()
-            .ok_or_else(|| StoreError::NotFound { kind: "goal", id: id.to_owned() })
+            .ok_or_else(|| StoreError::NotFound {
+                kind: "goal",
+                id: id.to_owned(),
+            })
     }
 
     /// Goals, newest first.
@@ -95,7 +101,12 @@ impl<'a> Query<'a> {
                    AND (?3 = '' OR seq < (SELECT seq FROM goals WHERE id = ?3))
                  ORDER BY seq DESC LIMIT ?4"
             ),
-            (&statuses, &request.idempotency_key, &request.before_id, limit(request.limit)),
+            (
+                &statuses,
+                &request.idempotency_key,
+                &request.before_id,
+                limit(request.limit),
+            ),
             goal_row,
         )?;
         let mut bytes = 0;
@@ -258,7 +269,11 @@ impl<'a> Query<'a> {
 }
 
 fn limit(wanted: u32) -> u32 {
-    if wanted == 0 { USUAL_LIMIT } else { wanted.min(MAX_LIMIT) }
+    if wanted == 0 {
+        USUAL_LIMIT
+    } else {
+        wanted.min(MAX_LIMIT)
+    }
 }
 
 fn list(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {

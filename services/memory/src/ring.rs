@@ -52,7 +52,10 @@ impl Ring {
     /// A ring of `max_entries` (at least one) for the `start`th start, counted from 1.
     #[must_use]
     pub fn new(max_entries: usize, start: u64) -> Self {
-        let next = start.saturating_sub(1).saturating_mul(SEQS_PER_START).saturating_add(1);
+        let next = start
+            .saturating_sub(1)
+            .saturating_mul(SEQS_PER_START)
+            .saturating_add(1);
         Self {
             inner: Mutex::new(Inner {
                 events: VecDeque::new(),
@@ -86,7 +89,8 @@ impl Ring {
             }
         }
         // Under the lock, so that the numbers are announced in order.
-        self.news.send_if_modified(|last| last.as_mut().map(|last| *last = seq).is_some());
+        self.news
+            .send_if_modified(|last| last.as_mut().map(|last| *last = seq).is_some());
         seq
     }
 
@@ -113,7 +117,9 @@ impl Ring {
         inner
             .after(after_seq)
             .find(|event| fits(filter, event))
-            .map_or(Next::Nothing(inner.next - 1), |event| Next::Event(Box::new(event.clone())))
+            .map_or(Next::Nothing(inner.next - 1), |event| {
+                Next::Event(Box::new(event.clone()))
+            })
     }
 
     /// Where a watcher who asks for events after `after_seq` begins: not before the oldest event
@@ -151,7 +157,9 @@ impl Inner {
 
     fn after(&self, after_seq: u64) -> impl Iterator<Item = &MemoryEvent> {
         let skip = (after_seq + 1).saturating_sub(self.oldest());
-        self.events.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX))
+        self.events
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
     }
 }
 

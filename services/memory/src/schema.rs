@@ -135,31 +135,43 @@ pub fn migrate(
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(fail)?;
         if objects > 0 || application != 0 {
-            return Err(StoreError::Foreign { path: path.to_owned() });
+            return Err(StoreError::Foreign {
+                path: path.to_owned(),
+            });
         }
     } else if application != APPLICATION_ID {
-        return Err(StoreError::Foreign { path: path.to_owned() });
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+        });
     }
     if found > known {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        });
     }
-    for (version, sql) in (1_u32..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
+    for (version, sql) in (1_u32..)
+        .zip(migrations)
+        .skip(usize::try_from(found).unwrap_or(0))
+    {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         transaction.execute_batch(sql).map_err(fail)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
-        transaction.pragma_update(None, "user_version", version).map_err(fail)?;
+        transaction
+            .pragma_update(None, "application_id", APPLICATION_ID)
+            .map_err(fail)?;
+        transaction
+            .pragma_update(None, "user_version", version)
+            .map_err(fail)?;
         transaction.commit().map_err(fail)?;
         tracing::info!(version, database = %path.display(), "schema migrated");
     }
     Ok(known)
 }
 
-fn pragma<T: rusqlite::types::FromSql>(
-    connection: &Connection,
-    name: &str,
-) -> rusqlite::Result<T> {
+fn pragma<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
     connection.pragma_query_value(None, name, |row| row.get(0))
 }
 
@@ -189,17 +201,29 @@ mod tests {
         migrate(&mut connection, path(), MIGRATIONS).unwrap();
         let more = [MIGRATIONS, &["CREATE TABLE extra (x INTEGER) STRICT"]].concat();
         assert_eq!(migrate(&mut connection, path(), &more), Ok(2));
-        assert!(connection.execute("INSERT INTO extra VALUES (1)", []).is_ok());
+        assert!(
+            connection
+                .execute("INSERT INTO extra VALUES (1)", [])
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_migration_that_fails_leaves_nothing_behind() {
         let mut connection = Connection::open_in_memory().unwrap();
         migrate(&mut connection, path(), MIGRATIONS).unwrap();
-        let broken = [MIGRATIONS, &["CREATE TABLE half (x INTEGER); SELECT nonsense"]].concat();
+        let broken = [
+            MIGRATIONS,
+            &["CREATE TABLE half (x INTEGER); SELECT nonsense"],
+        ]
+        .concat();
         assert!(migrate(&mut connection, path(), &broken).is_err());
         assert_eq!(version(&connection), 1);
-        assert!(connection.execute("INSERT INTO half VALUES (1)", []).is_err());
+        assert!(
+            connection
+                .execute("INSERT INTO half VALUES (1)", [])
+                .is_err()
+        );
     }
 
     #[test]
@@ -210,7 +234,11 @@ mod tests {
         let error = migrate(&mut connection, path(), MIGRATIONS).unwrap_err();
         assert_eq!(
             error,
-            StoreError::Newer { path: path().to_owned(), found: 7, known: 1 }
+            StoreError::Newer {
+                path: path().to_owned(),
+                found: 7,
+                known: 1
+            }
         );
     }
 
@@ -219,7 +247,12 @@ mod tests {
         let mut connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
         let error = migrate(&mut connection, path(), MIGRATIONS).unwrap_err();
-        assert_eq!(error, StoreError::Foreign { path: path().to_owned() });
+        assert_eq!(
+            error,
+            StoreError::Foreign {
+                path: path().to_owned()
+            }
+        );
         connection.pragma_update(None, "user_version", 1).unwrap();
         assert!(migrate(&mut connection, path(), MIGRATIONS).is_err());
     }

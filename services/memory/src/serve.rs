@@ -24,7 +24,10 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
     let (store, writer) = tokio::task::spawn_blocking(move || Store::open(&dir))
         .await
         .map_err(|error| Error::new(Category::Internal, format!("opening failed: {error}")))??;
-    let ring = Arc::new(Ring::new(config.memory.operational_max_entries, store.start()));
+    let ring = Arc::new(Ring::new(
+        config.memory.operational_max_entries,
+        store.start(),
+    ));
     let incoming = server::bind(&paths.socket("memory"))?;
     let service = MemoryServer::new(MemoryService::new(store.clone(), ring.clone()))
         .max_decoding_message_size(server::MAX_MESSAGE_BYTES);
@@ -62,6 +65,9 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
     let joined = tokio::task::spawn_blocking(move || writer.join());
     match tokio::time::timeout(DRAIN, joined).await {
         Ok(Ok(Ok(()))) => ended,
-        _ => ended.and(Err(Error::new(Category::Internal, "the writer did not end in order"))),
+        _ => ended.and(Err(Error::new(
+            Category::Internal,
+            "the writer did not end in order",
+        ))),
     }
 }

@@ -28,7 +28,9 @@ const MAX_WATCHERS: usize = 256;
 const USUAL_EVENTS: u32 = 100;
 /// Bytes of an event's summary, detail and goal id together.
 const MAX_EVENT_BYTES: usize = 64 << 10;
-const EVENT_KINDS: [&str; 7] = ["goal", "task", "agent", "tool", "service", "security", "system"];
+const EVENT_KINDS: [&str; 7] = [
+    "goal", "task", "agent", "tool", "service", "security", "system",
+];
 
 /// The service.
 #[derive(Debug)]
@@ -65,7 +67,9 @@ impl Memory for MemoryService {
 
     async fn get_goal_record(&self, request: Request<GetGoalRecordRequest>) -> Answer<GoalRecord> {
         let id = request.into_inner().id;
-        Ok(Response::new(self.store.read(move |query| query.goal(&id)).await?))
+        Ok(Response::new(
+            self.store.read(move |query| query.goal(&id)).await?,
+        ))
     }
 
     async fn list_goal_records(
@@ -100,7 +104,10 @@ impl Memory for MemoryService {
         request: Request<ListToolCallsRequest>,
     ) -> Answer<ListToolCallsReply> {
         let goal = request.into_inner().goal_id;
-        let calls = self.store.read(move |query| query.tool_calls(&goal)).await?;
+        let calls = self
+            .store
+            .read(move |query| query.tool_calls(&goal))
+            .await?;
         Ok(Response::new(ListToolCallsReply { calls }))
     }
 
@@ -114,7 +121,10 @@ impl Memory for MemoryService {
         request: Request<ListPatternsRequest>,
     ) -> Answer<ListPatternsReply> {
         let request = request.into_inner();
-        let patterns = self.store.read(move |query| query.patterns(&request)).await?;
+        let patterns = self
+            .store
+            .read(move |query| query.patterns(&request))
+            .await?;
         Ok(Response::new(ListPatternsReply { patterns }))
     }
 
@@ -123,12 +133,18 @@ impl Memory for MemoryService {
             Some(Principal::Daemon(name) | Principal::Agent(name)) => name.clone(),
             Some(Principal::Root) => "root".to_owned(),
             Some(Principal::User(_)) | None => {
-                return Err(Status::permission_denied("only daemons and agents report events"));
+                return Err(Status::permission_denied(
+                    "only daemons and agents report events",
+                ));
             }
         };
         let event = request.into_inner();
         check_event(&event)?;
-        self.ring.push(MemoryEvent { source, time_ms: now_ms(), ..event });
+        self.ring.push(MemoryEvent {
+            source,
+            time_ms: now_ms(),
+            ..event
+        });
         Ok(Response::new(Empty {}))
     }
 
@@ -138,8 +154,9 @@ impl Memory for MemoryService {
             0 => USUAL_EVENTS,
             limit => limit,
         };
-        let (mut events, dropped) =
-            self.ring.list(&request, usize::try_from(limit).unwrap_or(usize::MAX));
+        let (mut events, dropped) = self
+            .ring
+            .list(&request, usize::try_from(limit).unwrap_or(usize::MAX));
         // Shortened to what a client takes; the caller goes on after the last one's number.
         let mut bytes = 0;
         let fits = events
@@ -160,7 +177,10 @@ impl Memory for MemoryService {
         request: Request<ListEventsRequest>,
     ) -> Answer<Self::WatchEventsStream> {
         let place = self.watchers.clone().try_acquire_owned().map_err(|_| {
-            Error::new(Category::RateLimit, format!("{MAX_WATCHERS} watches are open already"))
+            Error::new(
+                Category::RateLimit,
+                format!("{MAX_WATCHERS} watches are open already"),
+            )
         })?;
         let events = watch::watch(self.ring.clone(), request.into_inner(), place);
         Ok(Response::new(Box::pin(events)))
@@ -207,7 +227,11 @@ fn check_event(event: &MemoryEvent) -> Result<(), Error> {
     if !EVENT_KINDS.contains(&event.kind.as_str()) {
         return Err(Error::new(
             Category::Validation,
-            format!("`{}` is no kind of event: it is one of {}", event.kind, EVENT_KINDS.join(", ")),
+            format!(
+                "`{}` is no kind of event: it is one of {}",
+                event.kind,
+                EVENT_KINDS.join(", ")
+            ),
         ));
     }
     let bytes = event.summary.len() + event.detail_json.len() + event.goal_id.len();

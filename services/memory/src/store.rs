@@ -61,7 +61,11 @@ impl Store {
             path: dir.to_owned(),
             reason: error.to_string(),
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(folder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(folder)?;
         let path = dir.join("working.db");
         let fail = |error: rusqlite::Error| StoreError::sqlite(&path, &error);
         let mut writer = connect(&path).map_err(fail)?;
@@ -78,7 +82,9 @@ impl Store {
         let mut readers = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             let reader = connect(&path).map_err(fail)?;
-            reader.pragma_update(None, "query_only", true).map_err(fail)?;
+            reader
+                .pragma_update(None, "query_only", true)
+                .map_err(fail)?;
             readers.push(reader);
         }
         let (jobs, waiting) = mpsc::channel(QUEUE);
@@ -110,7 +116,10 @@ impl Store {
     /// What keeps the last commit from being stored, if something of the machine did.
     #[must_use]
     pub fn trouble(&self) -> Option<StoreError> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Ends when the writer has gone, which it does only when it has failed.
@@ -163,7 +172,9 @@ impl Store {
                 None => reader(&path)?,
             };
             let result = read(&Query::new(&connection, &path));
-            back.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            back.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
             result
         })
         .await
@@ -205,14 +216,17 @@ fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
                 interrupt.interrupt();
             }
         });
-        let result = connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+        let result =
+            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
         drop(done);
         result
     });
     match result {
         Ok(verdict) if verdict == "ok" => Ok(()),
-        Ok(reason) => Err(StoreError::Corrupt { path: path.to_owned(), reason }),
+        Ok(reason) => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            reason,
+        }),
         Err(error)
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) =>
         {

@@ -58,7 +58,9 @@ impl Watcher {
                 Next::Nothing(last) => self.position = last,
             }
             if closed || self.news.changed().await.is_err() {
-                return Some(Err(Status::unavailable("the memory is stopping; watch again")));
+                return Some(Err(Status::unavailable(
+                    "the memory is stopping; watch again",
+                )));
             }
         }
     }
@@ -87,7 +89,10 @@ mod tests {
     use super::*;
 
     fn event(kind: &str) -> MemoryEvent {
-        MemoryEvent { kind: kind.into(), ..MemoryEvent::default() }
+        MemoryEvent {
+            kind: kind.into(),
+            ..MemoryEvent::default()
+        }
     }
 
     async fn start(
@@ -103,12 +108,18 @@ mod tests {
         let ring = Arc::new(Ring::new(10, 1));
         ring.push(event("goal"));
         ring.push(event("goal"));
-        let filter = ListEventsRequest { after_seq: 1, ..ListEventsRequest::default() };
+        let filter = ListEventsRequest {
+            after_seq: 1,
+            ..ListEventsRequest::default()
+        };
         let mut events = pin!(start(&ring, filter).await);
         assert_eq!(events.next().await.unwrap().unwrap().seq, 2);
         let later = ring.clone();
         let push = tokio::spawn(async move { later.push(event("tool")) });
-        assert_eq!(events.next().await.unwrap().unwrap().seq, push.await.unwrap());
+        assert_eq!(
+            events.next().await.unwrap().unwrap().seq,
+            push.await.unwrap()
+        );
         ring.close();
         let status = events.next().await.unwrap().unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unavailable);
@@ -133,7 +144,10 @@ mod tests {
     #[tokio::test]
     async fn events_that_a_filter_leaves_out_are_not_lost() {
         let ring = Arc::new(Ring::new(3, 1));
-        let filter = ListEventsRequest { kind: "goal".into(), ..ListEventsRequest::default() };
+        let filter = ListEventsRequest {
+            kind: "goal".into(),
+            ..ListEventsRequest::default()
+        };
         let mut events = pin!(start(&ring, filter).await);
         for _ in 0..10 {
             ring.push(event("tool"));
