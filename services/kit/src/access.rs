@@ -60,7 +60,10 @@ impl AccessTable {
     /// The row of a method, if it has one.
     #[must_use]
     pub fn row(&self, method: &str) -> Option<&'static [Party]> {
-        self.rows.iter().find(|(name, _)| *name == method).map(|(_, parties)| *parties)
+        self.rows
+            .iter()
+            .find(|(name, _)| *name == method)
+            .map(|(_, parties)| *parties)
     }
 
     /// Whether `caller` may call the method at `path` (`/SERVICE/METHOD`).
@@ -94,7 +97,10 @@ impl<S> Layer<S> for AccessLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, layer: self.clone() }
+        Guarded {
+            inner,
+            layer: self.clone(),
+        }
     }
 }
 

@@ -19,7 +19,10 @@ impl ResidentMemory {
         let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?
             .and_then(|bytes| u64::try_from(bytes).ok())
             .unwrap_or(4096);
-        Ok(Self { statm: File::open("/proc/self/statm")?, page_bytes })
+        Ok(Self {
+            statm: File::open("/proc/self/statm")?,
+            page_bytes,
+        })
     }
 
     /// Bytes now; 0 when the kernel does not say.

@@ -1,5 +1,11 @@
 //! The real daemon over its real socket: who may call, what a restart keeps, what it refuses.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helper functions too"
+)]
+
 mod common;
 
 use std::{
