@@ -1,0 +1,413 @@
+//! The agents: who has registered with what, who is alive, and who gets which task.
+//!
+//! Invariants: an agent's name is the kernel's word; no task goes to an agent that has not been
+//! heard of in time, or that holds no pattern for the capability; a change of state is committed, a
+//! heartbeat is not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aios_kit::{Category, Error as KitError};
+use aios_proto::v1::{AgentInfo, AgentState, HeartbeatRequest, RegisterAgentRequest};
+use aios_tool_api::{Capability, CapabilityPattern};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    schedule::{self, Room, Waiting},
+    state::AgentStatus,
+    store::now_ms,
+};
+
+/// How often an agent is to be heard of.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After how many missed heartbeats it counts as failed.
+const MISSED: u32 = 3;
+/// Tasks of one agent at most, whatever it says.
+const MAX_TASKS: u32 = 64;
+/// Patterns and families that one agent may bring.
+const MAX_ITEMS: usize = 1_000;
+
+#[derive(Debug)]
+struct Agent {
+    status: AgentStatus,
+    patterns: Vec<CapabilityPattern>,
+    families: BTreeSet<String>,
+    max: usize,
+    leased: usize,
+    session: String,
+    heard: Option<Instant>,
+    heard_ms: u64,
+    // Not to be used until it is heard of again, because a call to it just failed.
+    suspect: bool,
+    health: String,
+    restarts: u32,
+    done: u64,
+    failed: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    agents: BTreeMap<String, Agent>,
+    waiting: Vec<(Waiting, oneshot::Sender<Lease>)>,
+    next: u64,
+}
+
+/// All agents of this machine.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    state: Arc<Mutex<State>>,
+    changed: mpsc::UnboundedSender<AgentState>,
+}
+
+/// A task's place with an agent; dropping it frees the place.
+#[derive(Debug)]
+pub struct Lease {
+    /// The agent.
+    pub agent: String,
+    agents: Agents,
+}
+
+impl Agents {
+    /// The agents that are expected; their changes of state are sent to `changed`.
+    #[must_use]
+    pub fn new(expected: &[String], changed: mpsc::UnboundedSender<AgentState>) -> Self {
+        let agents = expected
+            .iter()
+            .map(|name| {
+                let agent = Agent {
+                    status: AgentStatus::Starting,
+                    patterns: Vec::new(),
+                    families: BTreeSet::new(),
+                    max: 0,
+                    leased: 0,
+                    session: String::new(),
+                    heard: None,
+                    heard_ms: 0,
+                    suspect: false,
+                    health: "never heard of".to_owned(),
+                    restarts: 0,
+                    done: 0,
+                    failed: 0,
+                };
+                (name.clone(), agent)
+            })
+            .collect();
+        Self { state: Arc::new(Mutex::new(State { agents, ..State::default() })), changed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over counters that were stored before a restart.
+    pub fn restore(&self, stored: &[AgentState]) {
+        let mut state = self.lock();
+        for old in stored {
+            if let Some(agent) = state.agents.get_mut(&old.name) {
+                agent.done = agent.done.max(old.tasks_done);
+                agent.failed = agent.failed.max(old.tasks_failed);
+            }
+        }
+    }
+
+    /// An agent has come, or come back.
+    ///
+    /// # Errors
+    /// When it is not expected, or what it brings is malformed.
+    pub fn register(&self, name: &str, request: &RegisterAgentRequest, session: &str) -> Result<(), KitError> {
+        let invalid = |message: String| Err(KitError::new(Category::Validation, message));
+        if request.capabilities.len() > MAX_ITEMS || request.tool_families.len() > MAX_ITEMS {
+            return invalid(format!("agent {name} brings more than {MAX_ITEMS} capabilities or families"));
+        }
+        let patterns = request
+            .capabilities
+            .iter()
+            .map(|text| CapabilityPattern::parse(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| KitError::new(Category::Validation, format!("agent {name}: {error}")))?;
+        {
+            let mut state = self.lock();
+            let Some(agent) = state.agents.get_mut(name) else {
+                return Err(KitError::new(Category::Auth, format!("no agent {name} is expected on this machine")));
+            };
+            if !agent.session.is_empty() {
+                agent.restarts = agent.restarts.saturating_add(1);
+            }
+            agent.patterns = patterns;
+            agent.families = request.tool_families.iter().cloned().collect();
+            agent.max = usize::try_from(request.max_tasks.clamp(1, MAX_TASKS)).unwrap_or(1);
+            session.clone_into(&mut agent.session);
+            agent.health = "ok".to_owned();
+            self.heard(name, agent, "registered");
+        }
+        self.pump();
+        Ok(())
+    }
+
+    fn heard(&self, name: &str, agent: &mut Agent, why: &str) {
+        agent.heard = Some(Instant::now());
+        agent.heard_ms = now_ms();
+        agent.suspect = false;
+        if agent.status != AgentStatus::Running
+            && let Ok(status) = agent.status.to(AgentStatus::Running)
+        {
+            self.moved(name, agent, status, why);
+        }
+    }
+
+    fn moved(&self, name: &str, agent: &mut Agent, status: AgentStatus, why: &str) {
+        agent.status = status;
+        tracing::info!(agent = name, state = status.name(), why, "an agent has changed its state");
+        let record = AgentState {
+            name: name.to_owned(),
+            state: status.name().to_owned(),
+            detail: why.to_owned(),
+            updated_ms: now_ms(),
+            tasks_done: agent.done,
+            tasks_failed: agent.failed,
+        };
+        // The receiver lives as long as the daemon.
+        drop(self.changed.send(record));
+    }
+
+    /// An agent says that it is alive.
+    ///
+    /// # Errors
+    /// When it has not registered with this orchestrator; it has to register again.
+    pub fn heartbeat(&self, name: &str, request: &HeartbeatRequest) -> Result<(), KitError> {
+        {
+            let mut state = self.lock();
+            let agent = state.agents.get_mut(name).filter(|agent| !agent.session.is_empty() && agent.session == request.session);
+            let Some(agent) = agent else {
+                return Err(KitError::new(Category::Conflict, format!("agent {name} has no session of that name"))
+                    .hint("register again"));
+            };
+            agent.health = if request.detail.is_empty() {
+                request.health.clone()
+            } else {
+                format!("{}: {}", request.health, request.detail)
+            };
+            self.heard(name, agent, "heard of again");
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Marks those that have not been heard of for too long. Called once per heartbeat.
+    pub fn look(&self) {
+        let mut state = self.lock();
+        for (name, agent) in &mut state.agents {
+            let late = agent.heard.is_some_and(|heard| heard.elapsed() > HEARTBEAT * MISSED);
+            if late && agent.status == AgentStatus::Running {
+                self.moved(name, agent, AgentStatus::Failed, "not heard of for three heartbeats");
+            }
+        }
+    }
+
+    /// A call to this agent failed below the level of tasks: it gets nothing more until it is heard of.
+    pub fn suspect(&self, name: &str) {
+        if let Some(agent) = self.lock().agents.get_mut(name) {
+            agent.suspect = true;
+        }
+    }
+
+    /// A task of this agent has ended.
+    pub fn ended(&self, name: &str, well: bool) {
+        if let Some(agent) = self.lock().agents.get_mut(name) {
+            let counter = if well { &mut agent.done } else { &mut agent.failed };
+            *counter = counter.saturating_add(1);
+        }
+    }
+
+    /// The agents that hold a pattern for this capability, the best for it first: those that name the
+    /// tool's family, those that are running, those with the least to do.
+    #[must_use]
+    pub fn candidates(&self, capability: &str) -> Vec<String> {
+        let state = self.lock();
+        let mut found: Vec<_> = state
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.covers(capability))
+            .map(|(name, agent)| {
+                let family = capability.split(':').next().unwrap_or_default();
+                (!agent.usable(), !agent.families.contains(family), agent.leased, name.clone())
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(.., name)| name).collect()
+    }
+
+    /// Waits for a place with an agent that holds the capability. Dropping the wait gives up the turn.
+    pub async fn lease(&self, priority: u32, since_ms: u64, capability: &str, prefer: &str) -> Lease {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            state.next += 1;
+            let waiting = Waiting {
+                id: state.next,
+                priority,
+                since_ms,
+                capability: capability.to_owned(),
+                prefer: prefer.to_owned(),
+            };
+            state.waiting.push((waiting, sender));
+        }
+        self.pump();
+        match receiver.await {
+            Ok(lease) => lease,
+            // The sender is dropped only together with the whole registry.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Hands out what is free.
+    fn pump(&self) {
+        let mut given = Vec::new();
+        {
+            let mut state = self.lock();
+            let state = &mut *state;
+            state.waiting.retain(|(_, sender)| !sender.is_closed());
+            let rooms: Vec<Room> = state
+                .agents
+                .iter()
+                .filter(|(_, agent)| agent.usable())
+                .map(|(name, agent)| Room { name: name.clone(), running: agent.leased, max: agent.max })
+                .collect();
+            let waiting: Vec<Waiting> = state.waiting.iter().map(|(waiting, _)| waiting.clone()).collect();
+            let agents = &state.agents;
+            // Among those that hold the capability, those that name the tool's family are asked alone.
+            let fits = |waiting: &Waiting, name: &str| {
+                let family = waiting.capability.split(':').next().unwrap_or_default();
+                let specialist = |agent: &Agent| agent.usable() && agent.covers(&waiting.capability) && agent.families.contains(family);
+                agents.get(name).is_some_and(|agent| {
+                    agent.covers(&waiting.capability) && (specialist(agent) || !agents.values().any(specialist))
+                })
+            };
+            for (id, name) in schedule::assign(&waiting, &rooms, fits) {
+                let Some(position) = state.waiting.iter().position(|(waiting, _)| waiting.id == id) else {
+                    continue;
+                };
+                let (_, sender) = state.waiting.swap_remove(position);
+                if let Some(agent) = state.agents.get_mut(&name) {
+                    agent.leased += 1;
+                    given.push((sender, Lease { agent: name, agents: self.clone() }));
+                }
+            }
+        }
+        // Outside of the lock: a lease that nobody takes comes back through its drop.
+        for (sender, lease) in given {
+            drop(sender.send(lease));
+        }
+    }
+
+    /// All of them, for the operator.
+    #[must_use]
+    pub fn infos(&self) -> Vec<AgentInfo> {
+        self.lock()
+            .agents
+            .iter()
+            .map(|(name, agent)| AgentInfo {
+                name: name.clone(),
+                state: agent.status.name().to_owned(),
+                capabilities: agent.patterns.iter().map(ToString::to_string).collect(),
+                tools: agent.families.iter().cloned().collect(),
+                running_tasks: u32::try_from(agent.leased).unwrap_or(u32::MAX),
+                max_tasks: u32::try_from(agent.max).unwrap_or(u32::MAX),
+                tasks_done: agent.done,
+                tasks_failed: agent.failed,
+                last_heartbeat_ms: agent.heard_ms,
+                restarts: agent.restarts,
+                health: agent.health.clone(),
+            })
+            .collect()
+    }
+
+    /// How many are running, and how many are expected.
+    #[must_use]
+    pub fn counts(&self) -> (u32, u32) {
+        let state = self.lock();
+        let running = state.agents.values().filter(|agent| agent.status == AgentStatus::Running).count();
+        (u32::try_from(running).unwrap_or(u32::MAX), u32::try_from(state.agents.len()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Agent {
+    fn usable(&self) -> bool {
+        self.status == AgentStatus::Running && !self.suspect
+    }
+
+    /// Whether it holds anything of this kind. On which resource is for the registry to say.
+    fn covers(&self, capability: &str) -> bool {
+        let Some((namespace, action)) = capability.split_once(':') else {
+            return false;
+        };
+        self.patterns.iter().any(|pattern| {
+            let text = pattern.to_string();
+            // A pattern for one resource covers the kind, so its own resource is what is asked for.
+            let resource = text.splitn(3, ':').nth(2).map(str::to_owned);
+            pattern.gives(&Capability { namespace: namespace.to_owned(), action: action.to_owned(), resource }, false)
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(agent) = self.agents.lock().agents.get_mut(&self.agent) {
+            agent.leased = agent.leased.saturating_sub(1);
+        }
+        self.agents.pump();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agents(names: &[&str]) -> (Agents, mpsc::UnboundedReceiver<AgentState>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        (Agents::new(&names, sender), receiver)
+    }
+
+    fn brings(capabilities: &[&str], families: &[&str], max_tasks: u32) -> RegisterAgentRequest {
+        RegisterAgentRequest {
+            capabilities: capabilities.iter().map(|&text| text.to_owned()).collect(),
+            tool_families: families.iter().map(|&text| text.to_owned()).collect(),
+            max_tasks,
+            ..RegisterAgentRequest::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn leases_go_to_specialists_and_are_bounded() {
+        let (agents, mut changes) = agents(&["package", "system"]);
+        agents.register("system", &brings(&["*:*"], &["fs"], 1), "s").unwrap();
+        agents.register("package", &brings(&["pkg:install", "fs:write:/srv/**"], &["pkg"], 1), "p").unwrap();
+        assert_eq!(changes.recv().await.unwrap().state, "running");
+        let lease = agents.lease(5, 1, "pkg:install", "").await;
+        assert_eq!(lease.agent, "package");
+        let second = agents.lease(5, 1, "pkg:install", "");
+        assert!(tokio::time::timeout(Duration::from_millis(20), second).await.is_err());
+        drop(lease);
+        assert_eq!(agents.lease(5, 1, "pkg:install", "").await.agent, "package");
+        assert_eq!(agents.candidates("fs:write"), ["system", "package"]);
+        assert_eq!(agents.infos().iter().map(|info| info.running_tasks).sum::<u32>(), 0);
+    }
+
+    #[test]
+    fn strangers_and_malformed_patterns_are_refused() {
+        let (agents, _changes) = agents(&["dev"]);
+        assert!(agents.register("evil", &brings(&[], &[], 1), "s").is_err());
+        assert!(agents.register("dev", &brings(&["fs"], &[], 1), "s").is_err());
+        assert!(agents.heartbeat("dev", &HeartbeatRequest::default()).is_err());
+        agents.register("dev", &brings(&["fs:read"], &[], 1), "s").unwrap();
+        let beat = |session: &str| HeartbeatRequest { session: session.to_owned(), ..HeartbeatRequest::default() };
+        assert!(agents.heartbeat("dev", &beat("old")).is_err());
+        agents.heartbeat("dev", &beat("s")).unwrap();
+        agents.suspect("dev");
+        assert_eq!(agents.counts(), (1, 1));
+    }
+}
