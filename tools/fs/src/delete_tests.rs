@@ -217,7 +217,7 @@ fn grow(machine: &Machine, top: &str, tree: &[(Vec<u8>, u8, u32, Vec<u8>)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn undo_of_delete_is_what_was_there(tree in trees(), crashed: bool) {
         let machine = Machine::new();

@@ -5,14 +5,23 @@
 //! and is put back only if nobody has changed it since; results are read back from the disk.
 
 mod content;
+#[cfg(test)]
+mod contract_tests;
 mod delete;
 #[cfg(test)]
 mod delete_tests;
+mod disk_usage;
 mod facts;
+mod glob;
 mod list;
 mod mkdir;
+#[cfg(test)]
+mod mkdir_tests;
 mod read;
 mod root;
+mod search;
+#[cfg(test)]
+mod search_tests;
 mod stat;
 #[cfg(test)]
 mod testing;
@@ -27,9 +36,11 @@ pub use facts::{Entry, Kind};
 /// Adds the tools of this family.
 pub fn register(registry: &mut aios_tool_api::Registry) {
     delete::register(registry);
+    disk_usage::register(registry);
     list::register(registry);
     mkdir::register(registry);
     read::register(registry);
+    search::register(registry);
     stat::register(registry);
     write::register(registry);
 }

@@ -77,6 +77,12 @@ impl Tool for FsMkdir {
         vec![Capability::new("fs", "write").on(&args.path)]
     }
 
+    /// A call that was cut short is undone before it is made again, or the directories that it had
+    /// made would be taken for ones that were there before.
+    fn idempotent(&self, _args: &Args) -> bool {
+        false
+    }
+
     fn pre_image(&self, args: &Args, context: &Context) -> Result<Option<PreImage>, ToolError> {
         let missing = missing(args, &Root::open(context)?)?;
         Ok((!missing.is_empty()).then(|| PreImage { data: json!({ "missing": missing }) }))

@@ -49,8 +49,6 @@ pub(crate) enum Next {
     Into,
     /// Go on past it.
     Past,
-    /// End the walk.
-    Stop,
 }
 
 /// A walk: its limits, and what could not be seen.
@@ -79,7 +77,7 @@ impl<'a> Walk<'a> {
         dir: OwnedFd,
         visit: &mut impl FnMut(&Visit<'_>) -> Result<Next, ToolError>,
     ) -> Result<(), ToolError> {
-        self.level(dir, "", 1, visit).map(|_| ())
+        self.level(dir, "", 1, visit)
     }
 
     /// Notes a place that could not be looked at.
@@ -101,12 +99,12 @@ impl<'a> Walk<'a> {
         prefix: &str,
         depth: usize,
         visit: &mut impl FnMut(&Visit<'_>) -> Result<Next, ToolError>,
-    ) -> Result<bool, ToolError> {
+    ) -> Result<(), ToolError> {
         let names = match names(dir.as_fd()) {
             Ok(names) => names,
             Err(errno) => {
                 self.skip(prefix, errno);
-                return Ok(true);
+                return Ok(());
             }
         };
         for name in names {
@@ -133,12 +131,7 @@ impl<'a> Walk<'a> {
                 stat: &stat,
                 depth,
             })?;
-            match next {
-                Next::Stop => return Ok(false),
-                Next::Past => continue,
-                Next::Into => {}
-            }
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            if next == Next::Past || FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                 continue;
             }
             if depth >= MAX_DEPTH {
@@ -146,16 +139,12 @@ impl<'a> Walk<'a> {
                 continue;
             }
             match open_below(dir.as_fd(), &name, ResolveFlags::empty()) {
-                Ok(below) => {
-                    if !self.level(below, &relative, depth + 1, visit)? {
-                        return Ok(false);
-                    }
-                }
+                Ok(below) => self.level(below, &relative, depth + 1, visit)?,
                 Err(Errno::NOENT) => {}
                 Err(errno) => self.skip(&relative, errno),
             }
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -186,4 +175,39 @@ pub(crate) fn names(dir: impl AsFd) -> Result<Vec<CString>, Errno> {
     }
     names.sort();
     Ok(names)
+}
+
+/// Recognises where the kernel's own file systems (proc, sysfs, cgroups …) begin in a tree. They are
+/// endless, and what is in them is not files.
+pub(crate) struct PseudoFileSystems {
+    start_device: u64,
+}
+
+impl PseudoFileSystems {
+    /// For a walk from this directory; one that begins in such a file system stays in it.
+    pub(crate) fn from(dir: impl AsFd, path: &str) -> Result<Self, ToolError> {
+        let stat = rustix::fs::fstat(dir).map_err(|errno| crate::root::path_error("cannot stat", path, errno))?;
+        Ok(Self { start_device: stat.st_dev })
+    }
+
+    /// Whether the entry is the top of one.
+    pub(crate) fn begins_at(&self, visit: &Visit<'_>) -> bool {
+        visit.stat.st_dev != self.start_device
+            && FileType::from_raw_mode(visit.stat.st_mode) == FileType::Directory
+            && open_below(visit.dir, visit.name, ResolveFlags::empty())
+                .and_then(rustix::fs::fstatfs)
+                .is_ok_and(|file_system| is_kernels(&file_system))
+    }
+}
+
+/// Whether a file system is an interface of the kernel: its files cannot be replaced, and walking it
+/// finds no files of anybody's.
+pub(crate) fn is_kernels(file_system: &rustix::fs::StatFs) -> bool {
+    // proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf, pstore, efivarfs, devpts
+    const KINDS: [u32; 11] = [
+        0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11,
+        0x6165_676c, 0xde5e_81e4, 0x1cd1,
+    ];
+    // The field's type differs between architectures; the magic numbers are its low 32 bits.
+    KINDS.contains(&(file_system.f_type as u32))
 }

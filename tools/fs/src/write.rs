@@ -17,9 +17,6 @@ use crate::{
 
 /// Permissions of a new file when none are asked for.
 const DEFAULT_MODE: u32 = 0o644;
-/// Kernel interfaces that look like files but cannot be replaced: proc, sysfs, cgroup2, debugfs,
-/// tracefs, securityfs.
-const KERNEL_FILE_SYSTEMS: [i64; 6] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673];
 
 /// What to write where.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -284,7 +281,7 @@ fn existing(args: &Args, context: &Context) -> Result<Option<(std::os::fd::Owned
     let path = args.path.as_str();
     let (dir, name) = Root::open(context)?.parent(path)?;
     let file_system = rustix::fs::fstatfs(&dir).map_err(|errno| root::path_error("cannot look at", path, errno))?;
-    if KERNEL_FILE_SYSTEMS.contains(&i64::from(file_system.f_type)) {
+    if crate::walk::is_kernels(&file_system) {
         return Err(ToolError::invalid(format!(
             "{path} is an interface of the kernel, not a file that can be replaced"
         )));
