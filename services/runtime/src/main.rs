@@ -64,16 +64,12 @@ async fn serve(args: Args) -> Result<()> {
         tracing::warn!(path = %machine_models.display(), %error, "cannot make the models folder");
     }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let cores = u32::try_from(cores).unwrap_or(u32::MAX);
     let daemon = Arc::new(Daemon::new(Settings {
         folders: Folders {
             image: args.image_models,
             machine: machine_models,
         },
-        threads: match config.models.threads {
-            0 => cores,
-            threads => threads.min(cores),
-        },
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
         program: Program {
             path: std::env::current_exe().context("cannot find the own binary")?,
             context_tokens: config.models.context_tokens,

@@ -147,7 +147,7 @@ impl Writer {
             if result.completion_tokens == most {
                 break;
             }
-            let token = self.next_token(&mut sampler, grammar.as_mut())?;
+            let token = self.next_token(&mut sampler, grammar.as_mut(), &stream)?;
             if self.model.ends_generation(token) {
                 result.finish = Finish::Stop;
                 break;
@@ -231,6 +231,7 @@ impl Writer {
         &mut self,
         sampler: &mut Sampler,
         grammar: Option<&mut Grammar>,
+        stream: &TextStream,
     ) -> Result<i32, Failure> {
         let no_choice = || Failure {
             kind: FailureKind::Engine,
@@ -243,11 +244,13 @@ impl Writer {
         let Some(grammar) = grammar else {
             return Ok(wanted);
         };
-        let token = if grammar.allows(wanted) {
+        let whole = |token| stream.keeps_whole(&self.model.piece(token));
+        let token = if grammar.allows(wanted) && whole(wanted) {
             wanted
         } else {
             self.context.logits(&mut self.candidates);
             grammar.retain_allowed(&mut self.candidates);
+            self.candidates.retain(|candidate| whole(candidate.token));
             sampler.choose(&mut self.candidates).ok_or_else(|| {
                 request_failure(
                     "the grammar asks for text that the model's vocabulary cannot write".to_owned(),

@@ -34,6 +34,17 @@ impl TextStream {
         self.stopped
     }
 
+    /// Whether the text stays whole characters with these bytes next. llama.cpp's grammars take any
+    /// bytes of the right form for a character, overlong ones too, which no reader of JSON does.
+    #[must_use]
+    pub fn keeps_whole(&self, bytes: &[u8]) -> bool {
+        let joined = [&self.bytes, bytes].concat();
+        match std::str::from_utf8(&joined) {
+            Ok(_) => true,
+            Err(error) => error.error_len().is_none(),
+        }
+    }
+
     /// Adds the bytes of a token; what comes back may be shown.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         if self.stopped {
@@ -139,6 +150,20 @@ mod tests {
         let (shown, stopped) = run(&["END"], &[b"E", b"N", b"E", b"N"]);
         assert_eq!(shown.concat(), "ENEN");
         assert!(!stopped);
+    }
+
+    #[test]
+    fn bytes_that_break_a_character_are_known_before_they_are_added() {
+        let mut stream = TextStream::new(&[]);
+        stream.push(b"a\xe2\x82");
+        assert!(stream.keeps_whole(b"\xac and more"));
+        assert!(!stream.keeps_whole(b"b"));
+        assert!(!stream.keeps_whole(b"\xac\xff"));
+        stream.push(b"\xac");
+        assert!(stream.keeps_whole(b"\xf0\x9f"));
+        // Overlong, and half of a surrogate pair.
+        assert!(!stream.keeps_whole(b"\xc0\x80"));
+        assert!(!stream.keeps_whole(b"\xed\xa0"));
     }
 
     #[test]

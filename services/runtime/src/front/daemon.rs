@@ -35,8 +35,8 @@ pub struct Settings {
     pub models: Models,
     /// How workers are started.
     pub program: Program,
-    /// Threads to compute with.
-    pub threads: u32,
+    /// Cores of this machine that may be used.
+    pub cores: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -79,7 +79,10 @@ impl Daemon {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            threads: Arc::new(Threads::new(settings.threads)),
+            threads: Arc::new(match settings.models.threads {
+                0 => Threads::automatic(settings.cores),
+                threads => Threads::fixed(threads, settings.cores),
+            }),
             settings,
             started: Instant::now(),
             state: Mutex::new(State {

@@ -43,24 +43,47 @@ const FIRST_GUESS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Threads {
     total: u32,
+    /// Whether a small model may be given fewer.
+    by_size: bool,
     computing: AtomicU32,
 }
 
+/// Below so many weights a second thread costs more than it brings: the threads wait for each other
+/// between operations, and on a busy machine they wait for a core first.
+const SMALL_MODEL: u64 = 20_000_000;
+
 impl Threads {
-    /// So many in all, at least one.
+    /// One per core, and only one for a small model.
     #[must_use]
-    pub fn new(total: u32) -> Self {
+    pub fn automatic(cores: u32) -> Self {
         Self {
-            total: total.max(1),
+            total: cores.max(1),
+            by_size: true,
             computing: AtomicU32::new(0),
         }
     }
 
-    /// The share of one more worker; more threads than cores cost far more than they bring.
-    fn enter(&self) -> (u32, Counted<'_>) {
+    /// So many in all for any model, but never more than cores.
+    #[must_use]
+    pub fn fixed(threads: u32, cores: u32) -> Self {
+        Self {
+            total: threads.min(cores).max(1),
+            by_size: false,
+            computing: AtomicU32::new(0),
+        }
+    }
+
+    /// The share of one more worker, whose model has so many weights; more threads than cores cost
+    /// far more than they bring.
+    fn enter(&self, parameters: u64) -> (u32, Counted<'_>) {
         let counted = Counted::new(&self.computing);
         let workers = self.computing.load(Ordering::SeqCst).max(1);
-        ((self.total / workers).max(1), counted)
+        let threads = if self.by_size && parameters < SMALL_MODEL {
+            1
+        } else {
+            (self.total / workers).max(1)
+        };
+        (threads, counted)
     }
 }
 
@@ -526,7 +549,11 @@ impl Driver {
             job.finish_early(finish, waited);
             return Ended::Answered;
         }
-        let (threads, computing) = self.threads.enter();
+        let parameters = match &*lock(&self.shared.condition) {
+            Condition::Up(loaded) => loaded.parameters,
+            Condition::Down(_) => 0,
+        };
+        let (threads, computing) = self.threads.enter(parameters);
         let running = Counted::new(&self.shared.running);
         let ended = self.compute(process, job, threads, waited).await;
         drop((computing, running));
@@ -604,4 +631,27 @@ fn next_waiting(shared: &Shared) -> Option<Job> {
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_threads() {
+        let threads = Threads::automatic(8);
+        let (first, one) = threads.enter(SMALL_MODEL);
+        let (second, _two) = threads.enter(SMALL_MODEL);
+        assert_eq!((first, second), (8, 4));
+        drop(one);
+        assert_eq!(threads.enter(SMALL_MODEL).0, 4);
+        assert_eq!(threads.enter(1000).0, 1);
+    }
+
+    #[test]
+    fn a_configured_number_holds_for_small_models_too_but_not_beyond_the_cores() {
+        assert_eq!(Threads::fixed(3, 8).enter(1000).0, 3);
+        assert_eq!(Threads::fixed(64, 2).enter(1000).0, 2);
+        assert_eq!(Threads::fixed(0, 2).enter(1000).0, 1);
+    }
 }
