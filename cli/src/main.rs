@@ -1,1 +1,102 @@
-fn main() {}
+//! `aios`: the operator's command line, on the machine itself and from afar.
+//!
+//! Standard output is for results (with `--json` exactly one document), standard error for problems:
+//! what, where, what to do. The exit code says which kind of problem; see [`failure::Exit`].
+
+mod cli;
+mod commands;
+mod connect;
+mod enrol;
+mod enrol_port;
+mod failure;
+mod output;
+mod pid1;
+mod profile;
+mod shell;
+mod texts;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::{Exit, Failure},
+};
+
+fn main() -> ExitCode {
+    let arguments = login_shell(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let json = cli.global.json;
+    match start(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output::problem(&failure, json);
+            failure.exit.into()
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => commands::local::completions(shell),
+        Command::SshKeys => commands::local::ssh_keys(&global),
+        Command::ServeEnrolmentPort => enrol_port::serve(&global),
+        Command::Profile(command) => commands::local::profiles(&global, &command),
+        Command::Shell(arguments) => shell::run(&global, arguments),
+        command => runtime()?.block_on(commands::run(&global, command)),
+    }
+}
+
+/// One thread is enough to wait for answers, and starts fastest.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))
+}
+
+/// As a login shell this program is called `-aios`, or `aios -c COMMAND`; both mean `aios shell`.
+fn login_shell(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    let login = arguments
+        .first()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"-"));
+    let command = arguments.get(1).is_some_and(|first| first == "-c");
+    if login || command {
+        arguments.insert(1, "shell".into());
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ShellArgs;
+
+    #[test]
+    fn a_login_shell_is_the_prompt() {
+        let of = |words: &[&str]| login_shell(words.iter().map(Into::into).collect());
+        assert_eq!(of(&["-aios"]), ["-aios", "shell"]);
+        assert_eq!(
+            of(&["aios", "-c", "status"]),
+            ["aios", "shell", "-c", "status"]
+        );
+        assert_eq!(of(&["aios", "status"]), ["aios", "status"]);
+    }
+
+    #[test]
+    fn a_shell_argument_is_the_same_as_the_prompt() {
+        let cli = Cli::try_parse_from(["aios", "shell", "-c", "goal list"]).unwrap();
+        let Command::Shell(ShellArgs { command }) = cli.command else {
+            panic!("not a shell");
+        };
+        assert_eq!(command.as_deref(), Some("goal list"));
+    }
+}
