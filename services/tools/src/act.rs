@@ -314,8 +314,11 @@ impl Act {
     /// A call that may change something: every step is on the disk before the next.
     fn change(&self, prepared: &Prepared, mut call: Call) -> Result<ExecuteReply, LedgerError> {
         let ledger = &self.engine.ledger;
-        let was_interrupted = call.state != State::Done && call.attempt > 1;
-        call.state = State::Acting;
+        let was_interrupted = call.state == State::Interrupted;
+        // What can be undone acts only after what was there is saved; anything else may act as soon
+        // as its intent is recorded.
+        let saves = prepared.entry.spec.undo.is_some() && call.pre_image.is_none();
+        call.state = if saves { State::Intended } else { State::Acting };
         call.undo_state.clear();
         let intent = call.entry(Kind::Intent, self.intent_detail(prepared, &call));
         let mut call = ledger.write_blocking(move |batch| {
@@ -330,11 +333,15 @@ impl Act {
         let started = Instant::now();
         let mut unrecorded = None;
         let outcome = self.attempt(prepared, || {
-            if call.pre_image.is_none()
-                && let Some(pre_image) = prepared.entry.tool.pre_image(&prepared.args, &self.context)?
-            {
-                call.pre_image = Some(pre_image.data.to_string());
-                let detail = json!({ "pre_image": redact::for_ledger(&pre_image.data, &[]) });
+            if saves {
+                let pre_image = prepared.entry.tool.pre_image(&prepared.args, &self.context)?;
+                self.context.check_alive()?;
+                call.state = State::Acting;
+                call.pre_image = pre_image.as_ref().map(|before| before.data.to_string());
+                let detail = match &pre_image {
+                    Some(before) => json!({ "pre_image": redact::for_ledger(&before.data, &[]) }),
+                    None => json!({ "nothing_to_save": true }),
+                };
                 let record = call.entry(Kind::PreImage, detail);
                 let row = call.clone();
                 let saved = ledger.write_blocking(move |batch| {
@@ -425,13 +432,13 @@ impl Act {
     }
 
     /// What to do with a call that was cut short when the daemon ended: make it again if that is
-    /// harmless, else undo it first, else say that nobody knows. `None` means: go on and make it.
+    /// harmless or it never acted, else undo it first, else say that nobody knows. `None` means: go on and make it.
     fn resolve_cut_short(
         &self,
         prepared: &Prepared,
         call: &mut Call,
     ) -> Result<Option<ExecuteReply>, LedgerError> {
-        if prepared.idempotent {
+        if call.state == State::Intended || prepared.idempotent {
             return Ok(None);
         }
         let mut why = "it cannot be undone".to_owned();

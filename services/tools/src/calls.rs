@@ -9,7 +9,9 @@ use crate::ledger::{Batch, LedgerError};
 /// Where a call stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The intent is recorded; it may be acting.
+    /// The intent is recorded and what was there is being saved: it has not acted.
+    Intended,
+    /// It may be acting.
     Acting,
     /// It was acting when the daemon ended.
     Interrupted,
@@ -20,6 +22,7 @@ pub enum State {
 impl State {
     fn name(self) -> &'static str {
         match self {
+            Self::Intended => "intended",
             Self::Acting => "acting",
             Self::Interrupted => "interrupted",
             Self::Done => "done",
@@ -28,6 +31,7 @@ impl State {
 
     fn from_name(name: &str) -> Self {
         match name {
+            "intended" => Self::Intended,
             "acting" => Self::Acting,
             "done" => Self::Done,
             _ => Self::Interrupted,
@@ -250,12 +254,13 @@ pub fn to_undo(connection: &Connection, selection: &Selection) -> Result<Vec<Cal
     )
 }
 
-/// The calls that were acting when an earlier process ended.
+/// The calls that were intended or acting when an earlier process ended.
 ///
 /// # Errors
 /// When SQLite refuses.
 pub fn cut_short(connection: &Connection) -> Result<Vec<Call>, LedgerError> {
-    many(connection, "state = 'acting'", &[])
+    let condition = "state <> 'done' AND (state = 'acting' OR (state = 'intended' AND outcome = ''))";
+    many(connection, condition, &[])
 }
 
 /// How many calls were cut short and never resolved since.

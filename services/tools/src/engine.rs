@@ -165,24 +165,19 @@ impl Engine {
         let now = now_ms();
         let interrupted = self.ledger.write_blocking(move |batch| {
             for mut call in cut_short {
-                let mut entry = Entry::new(
-                    Kind::Outcome,
-                    call.principal.clone(),
-                    json!({
-                        "outcome": "unknown",
-                        "interrupted": true,
-                        "intent_seq": call.intent_seq,
-                        "can_be_undone": call.pre_image.is_some(),
-                    }),
-                );
-                entry.agent.clone_from(&call.agent);
-                entry.goal_id.clone_from(&call.goal_id);
-                entry.task_id.clone_from(&call.task_id);
-                entry.call_id.clone_from(&call.call_id);
-                entry.tool.clone_from(&call.tool);
-                call.outcome_seq = batch.append(entry)?;
-                call.outcome = "unknown".to_owned();
-                call.state = calls::State::Interrupted;
+                let began = call.state == calls::State::Acting;
+                call.outcome = if began { "unknown" } else { "failed" }.to_owned();
+                let detail = json!({
+                    "outcome": call.outcome,
+                    "interrupted": true,
+                    "began": began,
+                    "intent_seq": call.intent_seq,
+                    "can_be_undone": call.pre_image.is_some(),
+                });
+                call.outcome_seq = batch.append(call.entry(Kind::Outcome, detail))?;
+                if began {
+                    call.state = calls::State::Interrupted;
+                }
                 call.ended_ms = now;
                 calls::put(batch, &call)?;
             }

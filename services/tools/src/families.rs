@@ -6,8 +6,15 @@ use aios_tool_api::Registry;
 #[must_use]
 pub fn registry() -> Registry {
     let mut registry = Registry::default();
-    aios_tool_fs::register(&mut registry);
-    aios_tool_net::register(&mut registry);
-    aios_tool_service::register(&mut registry);
+    for register in [
+        aios_tool_fs::register,
+        aios_tool_monitor::register,
+        aios_tool_net::register,
+        aios_tool_pkg::register,
+        aios_tool_process::register,
+        aios_tool_service::register,
+    ] {
+        register(&mut registry);
+    }
     registry
 }

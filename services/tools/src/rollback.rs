@@ -135,7 +135,7 @@ impl Engine {
                 Undoing::unrecorded("nothing_to_undo", "the call changed nothing")
             });
         };
-        if call.state == State::Acting {
+        if matches!(call.state, State::Intended | State::Acting) {
             return Ok(Undoing::unrecorded("refused", "the call is still running"));
         }
         let kept = serde_json::from_str::<Kept>(&call.args)
