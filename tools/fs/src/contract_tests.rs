@@ -13,30 +13,65 @@ use serde_json::json;
 use crate::testing::Machine;
 
 /// Tool, required arguments, optional arguments, risk, whether it can be undone.
-const CATALOGUE: &[(&str, &[&str], &[&str], Risk, bool)] = &[
+type Row = (
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+    Risk,
+    bool,
+);
+
+const CATALOGUE: &[Row] = &[
     ("fs.delete", &["path"], &["recursive"], Risk::High, true),
     ("fs.disk_usage", &["path"], &["depth"], Risk::Low, false),
-    ("fs.list", &["path"], &["recursive", "hidden"], Risk::Low, false),
+    (
+        "fs.list",
+        &["path"],
+        &["recursive", "hidden"],
+        Risk::Low,
+        false,
+    ),
     ("fs.mkdir", &["path"], &["mode"], Risk::Medium, true),
     ("fs.read", &["path"], &["offset", "limit"], Risk::Low, false),
     (
         "fs.search",
         &["path"],
         &[
-            "name", "contains", "min_size", "max_size", "newer_than", "older_than", "kind", "owner", "group",
-            "mode", "empty", "ignore_case", "max_depth",
+            "name",
+            "contains",
+            "min_size",
+            "max_size",
+            "newer_than",
+            "older_than",
+            "kind",
+            "owner",
+            "group",
+            "mode",
+            "empty",
+            "ignore_case",
+            "max_depth",
         ],
         Risk::Low,
         false,
     ),
     ("fs.stat", &["path"], &[], Risk::Low, false),
-    ("fs.write", &["path", "content"], &["mode", "append"], Risk::Medium, true),
+    (
+        "fs.write",
+        &["path", "content"],
+        &["mode", "append"],
+        Risk::Medium,
+        true,
+    ),
 ];
 
 #[test]
 fn the_family_is_what_the_catalogue_says() {
     let machine = Machine::new();
-    let names: Vec<_> = machine.registry.iter().map(|tool| tool.spec().name).collect();
+    let names: Vec<_> = machine
+        .registry
+        .iter()
+        .map(|tool| tool.spec().name)
+        .collect();
     assert_eq!(names, CATALOGUE.iter().map(|row| row.0).collect::<Vec<_>>());
     for (name, required, optional, risk, undo) in CATALOGUE {
         let tool = machine.registry.get(name).unwrap();
@@ -76,10 +111,23 @@ fn a_path_with_links_is_needed_by_its_real_name() {
             args["content"] = json!("");
         }
         let args = machine.normalise(tool, args).unwrap();
-        let needed = machine.registry.get(tool).unwrap().capabilities(&args).unwrap();
+        let needed = machine
+            .registry
+            .get(tool)
+            .unwrap()
+            .capabilities(&args)
+            .unwrap();
         let real = path.replace("/alias", "/real");
-        assert_eq!(needed[0].to_string(), format!("fs:{action}:{real}"), "{tool}");
-        assert_eq!(machine.normalise(tool, args.clone()).unwrap(), args, "{tool}: normal form is stable");
+        assert_eq!(
+            needed[0].to_string(),
+            format!("fs:{action}:{real}"),
+            "{tool}"
+        );
+        assert_eq!(
+            machine.normalise(tool, args.clone()).unwrap(),
+            args,
+            "{tool}: normal form is stable"
+        );
     }
 }
 
@@ -90,12 +138,14 @@ fn on_a_small_disk(test: impl FnOnce(&Machine) + Send) {
             .spawn(|| {
                 // SAFETY: only this thread leaves the shared mounts; file descriptors stay shared,
                 // so nothing that another thread holds changes under it.
-                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
+                    .unwrap();
                 let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
                 rustix::mount::mount_change("/", private).unwrap();
                 let machine = Machine::new();
                 let root = machine.context.root.clone();
-                rustix::mount::mount("tmpfs", &root, "tmpfs", MountFlags::empty(), c"size=256k").unwrap();
+                rustix::mount::mount("tmpfs", &root, "tmpfs", MountFlags::empty(), c"size=256k")
+                    .unwrap();
                 test(&machine);
                 rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH).unwrap();
             })
@@ -128,10 +178,15 @@ fn a_restore_that_does_not_fit_leaves_no_rubbish_and_works_later() {
         fs::create_dir(machine.path("/d")).unwrap();
         fs::write(machine.path("/d/f"), vec![7; 128 << 10]).unwrap();
         let before = machine.snapshot();
-        let call = machine.run("fs.delete", json!({"path": "/d", "recursive": true})).unwrap();
+        let call = machine
+            .run("fs.delete", json!({"path": "/d", "recursive": true}))
+            .unwrap();
         fs::write(machine.path("/filler"), vec![1; 200 << 10]).unwrap();
         assert!(machine.undo_with(&call, Some(&call.output)).is_err());
-        let left: Vec<_> = fs::read_dir(machine.path("/")).unwrap().map(|one| one.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(machine.path("/"))
+            .unwrap()
+            .map(|one| one.unwrap().file_name())
+            .collect();
         assert_eq!(left, ["filler"]);
         fs::remove_file(machine.path("/filler")).unwrap();
         machine.undo(&call);
@@ -143,7 +198,14 @@ fn a_restore_that_does_not_fit_leaves_no_rubbish_and_works_later() {
 fn mount_points_are_not_deleted() {
     on_a_small_disk(|machine| {
         fs::create_dir_all(machine.path("/data/disk")).unwrap();
-        rustix::mount::mount("tmpfs", machine.path("/data/disk"), "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        rustix::mount::mount(
+            "tmpfs",
+            machine.path("/data/disk"),
+            "tmpfs",
+            MountFlags::empty(),
+            c"size=64k",
+        )
+        .unwrap();
         fs::write(machine.path("/data/disk/precious"), "p").unwrap();
         for path in ["/data/disk", "/data"] {
             let error = machine
@@ -156,7 +218,11 @@ fn mount_points_are_not_deleted() {
         assert!(machine.path("/data/disk/precious").exists());
         let usage = machine.output("fs.disk_usage", json!({"path": "/data"}));
         assert_eq!(usage["mounted_below"], json!(["/data/disk"]));
-        rustix::mount::unmount(machine.path("/data/disk"), rustix::mount::UnmountFlags::DETACH).unwrap();
+        rustix::mount::unmount(
+            machine.path("/data/disk"),
+            rustix::mount::UnmountFlags::DETACH,
+        )
+        .unwrap();
     });
 }
 

@@ -10,7 +10,8 @@ use std::{
 };
 
 use aios_tool_api::{
-    Capability, Context, PreImage, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind, Undone, canonical,
+    Capability, Context, PreImage, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind, Undone,
+    canonical,
 };
 use rustix::{
     fs::{AtFlags, RenameFlags},
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     content,
     facts::Kind,
+    rebuild,
     root::{self, Last, Root, path_error},
     tree::{self, SavedTree},
 };
@@ -29,10 +31,40 @@ use crate::{
 /// Directories without which the machine is no machine: never deleted themselves. What is in them
 /// may be, as far as the caller's rights go.
 const NEVER: &[&str] = &[
-    "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib32", "/lib64", "/libx32", "/media", "/mnt",
-    "/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib",
-    "/usr/lib64", "/usr/libexec", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/cache",
-    "/var/lib", "/var/lib/dpkg", "/var/log", "/var/spool", "/var/tmp",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/lib/dpkg",
+    "/var/log",
+    "/var/spool",
+    "/var/tmp",
 ];
 
 /// What to remove.
@@ -76,7 +108,9 @@ impl Tool for FsDelete {
                       than 50000 files or 1 GiB is refused; so are mount points and the directories \
                       of the system.",
             risk: Risk::High,
-            undo: Some("restores contents, permissions, owners, times and links from the pre-image store"),
+            undo: Some(
+                "restores contents, permissions, owners, times and links from the pre-image store",
+            ),
             idempotent: false,
             deadline: Duration::from_secs(120),
             capability: ("fs", "delete"),
@@ -85,10 +119,14 @@ impl Tool for FsDelete {
 
     fn normalise(&self, args: Args, context: &Context) -> Result<Args, ToolError> {
         let path = Root::open(context)?.canonical(&args.path, Last::Keep)?;
-        let kernel = ["/proc/", "/sys/"].iter().any(|below| path.starts_with(below));
+        let kernel = ["/proc/", "/sys/"]
+            .iter()
+            .any(|below| path.starts_with(below));
         if path == "/" || kernel || NEVER.contains(&path.as_str()) {
-            return Err(ToolError::invalid(format!("{path} belongs to the system and is never deleted"))
-                .hint("name what is in it that should go"));
+            return Err(ToolError::invalid(format!(
+                "{path} belongs to the system and is never deleted"
+            ))
+            .hint("name what is in it that should go"));
         }
         Ok(Args { path, ..args })
     }
@@ -117,10 +155,11 @@ impl Tool for FsDelete {
         let removed = match (kind, args.recursive) {
             (Kind::Directory, Some(true)) => {
                 let hidden = hidden("delete", name)?;
-                clear(dir.as_fd(), &hidden).map_err(|error| ToolError::io(format!("cannot delete {path}"), &error))?;
+                clear(dir.as_fd(), &hidden)
+                    .map_err(|error| ToolError::io(format!("cannot delete {path}"), &error))?;
                 rustix::fs::renameat(&dir, name, &dir, hidden.as_c_str()).map_err(failed)?;
                 content::sync(&dir, path)?;
-                tree::remove(dir.as_fd(), &hidden).map_err(|error| {
+                rebuild::remove(dir.as_fd(), &hidden).map_err(|error| {
                     ToolError::io(
                         format!(
                             "{path} was taken away, but what is left of it, {}, cannot be removed",
@@ -166,22 +205,35 @@ impl Tool for FsDelete {
         _output: Option<&Output>,
         context: &Context,
     ) -> Result<Undone, ToolError> {
-        let saved: SavedTree = serde_json::from_value(pre_image.data.clone())
-            .map_err(|error| ToolError::new(ToolErrorKind::Internal, format!("pre-image of fs.delete: {error}")))?;
+        let saved: SavedTree = serde_json::from_value(pre_image.data.clone()).map_err(|error| {
+            ToolError::new(
+                ToolErrorKind::Internal,
+                format!("pre-image of fs.delete: {error}"),
+            )
+        })?;
         let path = args.path.as_str();
         let root = Root::open(context)?;
         let (dir, name) = match root.parent(path) {
-            Err(error) if matches!(error.kind, ToolErrorKind::NotFound | ToolErrorKind::Conflict) => {
-                return Ok(Undone::Refused(format!("{error}; undo that first, then {path} can come back")));
+            Err(error)
+                if matches!(
+                    error.kind,
+                    ToolErrorKind::NotFound | ToolErrorKind::Conflict
+                ) =>
+            {
+                return Ok(Undone::Refused(format!(
+                    "{error}; undo that first, then {path} can come back"
+                )));
             }
             other => other?,
         };
-        let failed = |what: &str, error: &std::io::Error| ToolError::io(format!("{what} {path}"), error);
+        let failed =
+            |what: &str, error: &std::io::Error| ToolError::io(format!("{what} {path}"), error);
         let before = tree::load(&saved, context)?;
         let (left, fresh) = (hidden("delete", name)?, hidden("restore", name)?);
         clear(dir.as_fd(), &fresh).map_err(|error| failed("cannot restore", &error))?;
         if root::stat_at(&dir, name, path)?.is_some() {
-            let same = tree::look(dir.as_fd(), name, path, context).is_ok_and(|now| now.same(&before));
+            let same =
+                tree::look(dir.as_fd(), name, path, context).is_ok_and(|now| now.same(&before));
             return Ok(if same {
                 Undone::Nothing(format!("{path} is there as it was before the call"))
             } else {
@@ -191,7 +243,7 @@ impl Tool for FsDelete {
             });
         }
         let fresh_name = fresh.to_string_lossy();
-        let built = tree::restore(dir.as_fd(), &fresh_name, &saved, &before, context)
+        let built = rebuild::restore(dir.as_fd(), &fresh_name, &saved, &before, context)
             .map_err(|error| failed("cannot restore", &error))
             .and_then(|()| tree::look(dir.as_fd(), &fresh_name, path, context))
             .and_then(|now| {
@@ -210,7 +262,8 @@ impl Tool for FsDelete {
             let _ = clear(dir.as_fd(), &fresh);
             return Err(error);
         }
-        clear(dir.as_fd(), &left).map_err(|error| failed("restored, but cannot clear what was left of", &error))?;
+        clear(dir.as_fd(), &left)
+            .map_err(|error| failed("restored, but cannot clear what was left of", &error))?;
         content::sync(&dir, path)?;
         Ok(Undone::Undone(format!(
             "put back {path} with {} entries{}",
@@ -223,13 +276,16 @@ impl Tool for FsDelete {
 /// The name beside `name` under which it is taken apart or built.
 fn hidden(what: &str, name: &str) -> Result<CString, ToolError> {
     let hash = canonical::sha256_hex(name.as_bytes());
-    CString::new(format!(".aios-{what}-{}", hash.get(..16).unwrap_or_default()))
-        .map_err(|error| ToolError::new(ToolErrorKind::Internal, error.to_string()))
+    CString::new(format!(
+        ".aios-{what}-{}",
+        hash.get(..16).unwrap_or_default()
+    ))
+    .map_err(|error| ToolError::new(ToolErrorKind::Internal, error.to_string()))
 }
 
 /// Removes what an interrupted call left under such a name.
 fn clear(dir: BorrowedFd<'_>, hidden: &CString) -> std::io::Result<()> {
-    match tree::remove(dir, hidden) {
+    match rebuild::remove(dir, hidden) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -241,10 +297,12 @@ fn refuse_full(dir: BorrowedFd<'_>, name: &str, args: &Args) -> Result<Kind, Too
     let stat = root::stat_at(dir, name, path)?.ok_or_else(|| crate::stat::missing(path))?;
     let kind = Kind::of(&stat);
     if kind == Kind::Directory && args.recursive != Some(true) {
-        let c_name = CString::new(name).map_err(|_| ToolError::invalid("path contains a NUL byte"))?;
+        let c_name =
+            CString::new(name).map_err(|_| ToolError::invalid("path contains a NUL byte"))?;
         let below = crate::walk::open_below(dir, &c_name, rustix::fs::ResolveFlags::empty())
             .map_err(|errno| path_error("cannot open", path, errno))?;
-        let names = crate::walk::names(&below).map_err(|errno: Errno| path_error("cannot read", path, errno))?;
+        let names = crate::walk::names(&below)
+            .map_err(|errno: Errno| path_error("cannot read", path, errno))?;
         if !names.is_empty() {
             return Err(ToolError::new(
                 ToolErrorKind::Conflict,

@@ -18,7 +18,14 @@ use crate::testing::Machine;
 
 fn fifo(machine: &Machine, path: &str) {
     let mode = rustix::fs::Mode::from_raw_mode(0o620);
-    rustix::fs::mknodat(rustix::fs::CWD, machine.path(path), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        machine.path(path),
+        rustix::fs::FileType::Fifo,
+        mode,
+        0,
+    )
+    .unwrap();
 }
 
 fn site() -> Machine {
@@ -30,13 +37,19 @@ fn site() -> Machine {
     fs::write(machine.path("/keep"), "keep").unwrap();
     symlink("/keep", machine.path("/srv/site/link")).unwrap();
     symlink("nowhere", machine.path("/srv/site/dangling")).unwrap();
-    let odd = machine.path("/srv/site").join(std::ffi::OsStr::from_bytes(b"not \xff utf8"));
+    let odd = machine
+        .path("/srv/site")
+        .join(std::ffi::OsStr::from_bytes(b"not \xff utf8"));
     fs::write(odd, "odd").unwrap();
     fifo(&machine, "/srv/site/pipe");
     UnixListener::bind(machine.path("/srv/site/sock")).unwrap();
     std::os::unix::fs::chown(machine.path("/srv/site/img"), Some(33), Some(44)).unwrap();
     std::os::unix::fs::lchown(machine.path("/srv/site/link"), Some(5), Some(6)).unwrap();
-    fs::set_permissions(machine.path("/srv/site/img"), fs::Permissions::from_mode(0o2571)).unwrap();
+    fs::set_permissions(
+        machine.path("/srv/site/img"),
+        fs::Permissions::from_mode(0o2571),
+    )
+    .unwrap();
     machine
 }
 
@@ -44,7 +57,9 @@ fn site() -> Machine {
 fn a_tree_goes_and_comes_back_exactly() {
     let machine = site();
     let before = machine.snapshot();
-    let time = fs::metadata(machine.path("/srv/site/img/a.png")).unwrap().mtime_nsec();
+    let time = fs::metadata(machine.path("/srv/site/img/a.png"))
+        .unwrap()
+        .mtime_nsec();
     let call = machine
         .run("fs.delete", json!({"path": "/srv/site", "recursive": true}))
         .unwrap();
@@ -54,7 +69,12 @@ fn a_tree_goes_and_comes_back_exactly() {
     assert_eq!(fs::read_to_string(machine.path("/keep")).unwrap(), "keep");
     assert!(matches!(machine.undo(&call), Undone::Undone(_)));
     assert_eq!(machine.snapshot(), before);
-    assert_eq!(fs::metadata(machine.path("/srv/site/img/a.png")).unwrap().mtime_nsec(), time);
+    assert_eq!(
+        fs::metadata(machine.path("/srv/site/img/a.png"))
+            .unwrap()
+            .mtime_nsec(),
+        time
+    );
     assert!(matches!(machine.undo(&call), Undone::Nothing(_)));
 }
 
@@ -62,7 +82,12 @@ fn a_tree_goes_and_comes_back_exactly() {
 fn files_links_and_empty_directories_need_no_recursion() {
     let machine = site();
     let before = machine.snapshot();
-    for path in ["/srv/site/index.html", "/srv/site/link", "/srv/site/dangling", "/srv/site/pipe"] {
+    for path in [
+        "/srv/site/index.html",
+        "/srv/site/link",
+        "/srv/site/dangling",
+        "/srv/site/pipe",
+    ] {
         let call = machine.run("fs.delete", json!({"path": path})).unwrap();
         assert!(!machine.path(path).exists() && !machine.path(path).is_symlink());
         assert!(matches!(machine.undo(&call), Undone::Undone(_)), "{path}");
@@ -70,9 +95,14 @@ fn files_links_and_empty_directories_need_no_recursion() {
     }
     assert!(machine.path("/keep").exists());
     fs::create_dir(machine.path("/empty")).unwrap();
-    let call = machine.run("fs.delete", json!({"path": "/empty/"})).unwrap();
+    let call = machine
+        .run("fs.delete", json!({"path": "/empty/"}))
+        .unwrap();
     assert_eq!(call.output["kind"], "directory");
-    let error = machine.run("fs.delete", json!({"path": "/srv/site"})).err().unwrap();
+    let error = machine
+        .run("fs.delete", json!({"path": "/srv/site"}))
+        .err()
+        .unwrap();
     assert_eq!(error.kind, ToolErrorKind::Conflict);
     assert!(error.hint.contains("recursive"));
 }
@@ -104,17 +134,34 @@ fn a_crash_in_the_middle_is_undone() {
     let hash = aios_tool_api::canonical::sha256_hex(b"site");
     fs::create_dir_all(machine.path(&format!("/srv/.aios-delete-{}/img", &hash[..16]))).unwrap();
     fs::create_dir_all(machine.path(&format!("/srv/.aios-restore-{}/img", &hash[..16]))).unwrap();
-    assert!(matches!(machine.undo_with(&call, None).unwrap(), Undone::Undone(_)));
+    assert!(matches!(
+        machine.undo_with(&call, None).unwrap(),
+        Undone::Undone(_)
+    ));
     assert_eq!(machine.snapshot(), before);
     // And before anything was done at all.
-    assert!(matches!(machine.undo_with(&call, None).unwrap(), Undone::Nothing(_)));
+    assert!(matches!(
+        machine.undo_with(&call, None).unwrap(),
+        Undone::Nothing(_)
+    ));
     assert_eq!(machine.snapshot(), before);
 }
 
 #[test]
 fn the_system_is_not_deleted() {
     let machine = Machine::new();
-    for path in ["/", "/etc", "/usr/", "/usr/bin", "/var/lib", "/home", "/proc", "/proc/1", "/sys/kernel", "//etc/."] {
+    for path in [
+        "/",
+        "/etc",
+        "/usr/",
+        "/usr/bin",
+        "/var/lib",
+        "/home",
+        "/proc",
+        "/proc/1",
+        "/sys/kernel",
+        "//etc/.",
+    ] {
         let error = machine
             .normalise("fs.delete", json!({"path": path, "recursive": true}))
             .unwrap_err();
@@ -123,8 +170,20 @@ fn the_system_is_not_deleted() {
     // Nor by another name for it.
     fs::create_dir_all(machine.path("/usr/bin")).unwrap();
     symlink("usr", machine.path("/alias")).unwrap();
-    assert!(machine.normalise("fs.delete", json!({"path": "/alias/bin", "recursive": true})).is_err());
-    assert!(machine.normalise("fs.delete", json!({"path": "/alias"})).is_ok(), "the link itself may go");
+    assert!(
+        machine
+            .normalise(
+                "fs.delete",
+                json!({"path": "/alias/bin", "recursive": true})
+            )
+            .is_err()
+    );
+    assert!(
+        machine
+            .normalise("fs.delete", json!({"path": "/alias"}))
+            .is_ok(),
+        "the link itself may go"
+    );
 }
 
 #[test]
@@ -148,7 +207,11 @@ fn a_store_that_cannot_save_prevents_the_deletion() {
     machine.context.blobs = aios_tool_api::BlobStore::new(&blocked);
     let before = machine.snapshot();
     assert!(machine.run("fs.delete", json!({"path": "/keep"})).is_err());
-    assert!(machine.run("fs.write", json!({"path": "/keep", "content": "x"})).is_err());
+    assert!(
+        machine
+            .run("fs.write", json!({"path": "/keep", "content": "x"}))
+            .is_err()
+    );
     assert_eq!(machine.snapshot(), before);
 }
 
@@ -157,7 +220,10 @@ fn a_directory_swapped_for_a_link_is_not_followed() {
     let machine = site();
     let tool = machine.registry.get("fs.delete").unwrap();
     let args = machine
-        .normalise("fs.delete", json!({"path": "/srv/site/img", "recursive": true}))
+        .normalise(
+            "fs.delete",
+            json!({"path": "/srv/site/img", "recursive": true}),
+        )
         .unwrap();
     fs::rename(machine.path("/srv/site"), machine.path("/real")).unwrap();
     symlink("/real", machine.path("/srv/site")).unwrap();
@@ -171,7 +237,11 @@ fn too_deep_a_tree_is_refused_whole() {
     let machine = Machine::new();
     let deep: String = "/d".repeat(220);
     fs::create_dir_all(machine.path(&format!("/top{deep}"))).unwrap();
-    assert!(machine.run("fs.delete", json!({"path": "/top", "recursive": true})).is_err());
+    assert!(
+        machine
+            .run("fs.delete", json!({"path": "/top", "recursive": true}))
+            .is_err()
+    );
     assert!(machine.path(&format!("/top{deep}")).exists());
 }
 
@@ -180,9 +250,15 @@ fn arguments_that_do_not_fit_are_refused() {
     let machine = Machine::new();
     let kind = |args| machine.run("fs.delete", args).err().unwrap().kind;
     assert_eq!(kind(json!({"path": "/none"})), ToolErrorKind::NotFound);
-    assert_eq!(kind(json!({"path": "/none/below"})), ToolErrorKind::NotFound);
+    assert_eq!(
+        kind(json!({"path": "/none/below"})),
+        ToolErrorKind::NotFound
+    );
     assert_eq!(kind(json!({})), ToolErrorKind::Invalid);
-    assert_eq!(kind(json!({"path": "/x", "force": true})), ToolErrorKind::Invalid);
+    assert_eq!(
+        kind(json!({"path": "/x", "force": true})),
+        ToolErrorKind::Invalid
+    );
     assert_eq!(kind(json!({"path": "x/../y"})), ToolErrorKind::Invalid);
 }
 
@@ -207,8 +283,14 @@ fn grow(machine: &Machine, top: &str, tree: &[(Vec<u8>, u8, u32, Vec<u8>)]) {
         // A path through a file, or one that is taken, is left out.
         let _ = match kind {
             0 => fs::create_dir_all(&path),
-            1 => symlink(String::from_utf8_lossy(content).replace('\0', "0") + "x", &path),
-            _ => path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, content)),
+            1 => symlink(
+                String::from_utf8_lossy(content).replace('\0', "0") + "x",
+                &path,
+            ),
+            _ => path
+                .parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| fs::write(&path, content)),
         };
         if path.exists() && !path.is_symlink() {
             let _ = fs::set_permissions(&path, fs::Permissions::from_mode(*mode));

@@ -110,7 +110,8 @@ impl Tool for FsDiskUsage {
                 rustix::io::Errno::NOENT => crate::stat::missing(&args.path),
                 errno => root::path_error("cannot open", &args.path, errno),
             })?;
-        let top = rustix::fs::fstat(&handle).map_err(|errno| root::path_error("cannot stat", &args.path, errno))?;
+        let top = rustix::fs::fstat(&handle)
+            .map_err(|errno| root::path_error("cannot stat", &args.path, errno))?;
         let mut sums = Sums::new(args.depth.unwrap_or(1) as usize);
         let mut mounted_below = Vec::new();
         let mut walk = Walk::new(context, &args.path);
@@ -122,12 +123,20 @@ impl Tool for FsDiskUsage {
                     mounted_below.push(root::join(&args.path, visit.relative));
                     return Ok(Next::Past);
                 }
-                sums.enter(root::join(&args.path, visit.relative), visit.depth, visit.stat);
+                sums.enter(
+                    root::join(&args.path, visit.relative),
+                    visit.depth,
+                    visit.stat,
+                );
                 Ok(Next::Into)
             })?;
         }
         let (total, mut entries) = sums.finish();
-        entries.sort_by(|one, two| two.bytes.cmp(&one.bytes).then_with(|| one.path.cmp(&two.path)));
+        entries.sort_by(|one, two| {
+            two.bytes
+                .cmp(&one.bytes)
+                .then_with(|| one.path.cmp(&two.path))
+        });
         let all = entries.len();
         let mut room = context.output_limit.saturating_sub(8192);
         entries.retain(|entry| {
@@ -190,8 +199,14 @@ impl Sums {
             let Some(part) = self.open.pop() else { break };
             self.close(part);
         }
-        let again = kind != Kind::Directory && stat.st_nlink > 1 && !self.counted.insert((stat.st_dev, stat.st_ino));
-        let bytes = if again { 0 } else { u64::try_from(stat.st_blocks).unwrap_or(0) * 512 };
+        let again = kind != Kind::Directory
+            && stat.st_nlink > 1
+            && !self.counted.insert((stat.st_dev, stat.st_ino));
+        let bytes = if again {
+            0
+        } else {
+            u64::try_from(stat.st_blocks).unwrap_or(0) * 512
+        };
         self.total.bytes += bytes;
         if kind == Kind::Directory {
             self.total.directories += 1;
@@ -245,11 +260,21 @@ mod tests {
     #[test]
     fn parts_are_summed_and_the_largest_comes_first() {
         let output = machine().output("fs.disk_usage", json!({"path": "/d"}));
-        let paths: Vec<_> = output["entries"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
+        let paths: Vec<_> = output["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["path"].as_str().unwrap())
+            .collect();
         assert_eq!(paths, ["/d/large", "/d/middle", "/d/small"]);
         let bytes = |value: &serde_json::Value| value["bytes"].as_u64().unwrap();
         assert!(bytes(&output["entries"][0]) >= 300_000);
-        let parts: u64 = output["entries"].as_array().unwrap().iter().map(bytes).sum();
+        let parts: u64 = output["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(bytes)
+            .sum();
         // What is left is the directory itself.
         assert!(bytes(&output) >= parts && bytes(&output) - parts < 100_000);
         assert_eq!(output["apparent_bytes"], 410_000);
@@ -296,10 +321,21 @@ mod tests {
     #[test]
     fn arguments_that_do_not_fit_are_refused() {
         let machine = machine();
-        for args in [json!({}), json!({"path": "/d", "depth": -1}), json!({"path": "/d", "all": true}), json!({"path": "d"})] {
-            assert_eq!(machine.run("fs.disk_usage", args).err().unwrap().kind, ToolErrorKind::Invalid);
+        for args in [
+            json!({}),
+            json!({"path": "/d", "depth": -1}),
+            json!({"path": "/d", "all": true}),
+            json!({"path": "d"}),
+        ] {
+            assert_eq!(
+                machine.run("fs.disk_usage", args).err().unwrap().kind,
+                ToolErrorKind::Invalid
+            );
         }
-        let error = machine.run("fs.disk_usage", json!({"path": "/none"})).err().unwrap();
+        let error = machine
+            .run("fs.disk_usage", json!({"path": "/none"}))
+            .err()
+            .unwrap();
         assert_eq!(error.kind, ToolErrorKind::NotFound);
     }
 }

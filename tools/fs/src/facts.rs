@@ -61,7 +61,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(name: String, stat: &Stat, accounts: &Accounts, target: Option<String>) -> Self {
+    pub(crate) fn new(
+        name: String,
+        stat: &Stat,
+        accounts: &Accounts,
+        target: Option<String>,
+    ) -> Self {
         Self {
             name,
             kind: Kind::of(stat),

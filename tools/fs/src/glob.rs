@@ -9,7 +9,10 @@ enum Sign {
     Text(char),
     One,
     Any,
-    Class { not: bool, ranges: Vec<(char, char)> },
+    Class {
+        not: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// A glob.
@@ -46,7 +49,8 @@ impl Glob {
                             break;
                         }
                         let mut ahead = letters.clone();
-                        let range = ahead.next() == Some('-') && ahead.peek().is_some_and(|last| *last != ']');
+                        let range = ahead.next() == Some('-')
+                            && ahead.peek().is_some_and(|last| *last != ']');
                         let last = if range {
                             letters.next();
                             letters.next().ok_or("a `[` is not closed")?
@@ -103,7 +107,9 @@ impl Sign {
             Self::Text(text) => *text == letter,
             Self::One | Self::Any => true,
             Self::Class { not, ranges } => {
-                *not != ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter))
+                *not != ranges
+                    .iter()
+                    .any(|(first, last)| (*first..=*last).contains(&letter))
             }
         }
     }
@@ -111,7 +117,11 @@ impl Sign {
 
 /// The text with upper and lower case made the same, if that is wanted.
 pub(crate) fn fold(text: &str, ignore_case: bool) -> String {
-    if ignore_case { text.to_lowercase() } else { text.to_owned() }
+    if ignore_case {
+        text.to_lowercase()
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod delete;
 #[cfg(test)]
 mod delete_tests;
 mod disk_usage;
+mod draft;
 mod facts;
 mod glob;
 mod list;
@@ -18,6 +19,7 @@ mod mkdir;
 #[cfg(test)]
 mod mkdir_tests;
 mod read;
+mod rebuild;
 mod root;
 mod search;
 #[cfg(test)]

@@ -158,10 +158,21 @@ mod tests {
     #[test]
     fn recursion_does_not_follow_links() {
         let machine = machine();
-        let output = machine.output("fs.list", json!({"path": "/d", "recursive": true, "hidden": true}));
+        let output = machine.output(
+            "fs.list",
+            json!({"path": "/d", "recursive": true, "hidden": true}),
+        );
         assert_eq!(
             names(&output),
-            [".env", "b", "sub", "sub/.git", "sub/.git/config", "sub/a", "sub/again"]
+            [
+                ".env",
+                "b",
+                "sub",
+                "sub/.git",
+                "sub/.git/config",
+                "sub/a",
+                "sub/again"
+            ]
         );
         assert_eq!(output["entries"][6]["target"], "/d");
         let output = machine.output("fs.list", json!({"path": "/d", "recursive": true}));
@@ -188,14 +199,23 @@ mod tests {
         let kind = |args| machine.run("fs.list", args).err().unwrap().kind;
         assert_eq!(kind(json!({"path": "/d/b"})), ToolErrorKind::Invalid);
         assert_eq!(kind(json!({"path": "/none"})), ToolErrorKind::NotFound);
-        assert_eq!(kind(json!({"path": "/d", "all": true})), ToolErrorKind::Invalid);
-        assert_eq!(kind(json!({"path": "/d", "hidden": "yes"})), ToolErrorKind::Invalid);
+        assert_eq!(
+            kind(json!({"path": "/d", "all": true})),
+            ToolErrorKind::Invalid
+        );
+        assert_eq!(
+            kind(json!({"path": "/d", "hidden": "yes"})),
+            ToolErrorKind::Invalid
+        );
     }
 
     #[test]
     fn a_cancelled_call_ends() {
         let machine = machine();
-        machine.context.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+        machine
+            .context
+            .cancelled
+            .store(true, std::sync::atomic::Ordering::Relaxed);
         let error = machine.run("fs.list", json!({"path": "/d"})).err().unwrap();
         assert_eq!(error.kind, ToolErrorKind::Cancelled);
     }

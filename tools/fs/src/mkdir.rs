@@ -3,7 +3,8 @@
 use std::{os::fd::AsFd as _, time::Duration};
 
 use aios_tool_api::{
-    Capability, Context, FileMode, PreImage, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind, Undone,
+    Capability, Context, FileMode, PreImage, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind,
+    Undone,
 };
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags},
@@ -85,7 +86,9 @@ impl Tool for FsMkdir {
 
     fn pre_image(&self, args: &Args, context: &Context) -> Result<Option<PreImage>, ToolError> {
         let missing = missing(args, &Root::open(context)?)?;
-        Ok((!missing.is_empty()).then(|| PreImage { data: json!({ "missing": missing }) }))
+        Ok((!missing.is_empty()).then(|| PreImage {
+            data: json!({ "missing": missing }),
+        }))
     }
 
     fn execute(&self, args: &Args, context: &Context) -> Result<Output, ToolError> {
@@ -116,7 +119,10 @@ impl Tool for FsMkdir {
         match args.mode {
             Some(wanted) if wanted != mode => Err(ToolError::new(
                 ToolErrorKind::Conflict,
-                format!("{} exists already, with mode {mode} instead of {wanted}", args.path),
+                format!(
+                    "{} exists already, with mode {mode} instead of {wanted}",
+                    args.path
+                ),
             )
             .hint("leave mode out to take it as it is")),
             _ => Ok(Output {
@@ -150,8 +156,12 @@ impl Tool for FsMkdir {
         struct Before {
             missing: Vec<String>,
         }
-        let before: Before = serde_json::from_value(pre_image.data.clone())
-            .map_err(|error| ToolError::new(ToolErrorKind::Internal, format!("pre-image of fs.mkdir: {error}")))?;
+        let before: Before = serde_json::from_value(pre_image.data.clone()).map_err(|error| {
+            ToolError::new(
+                ToolErrorKind::Internal,
+                format!("pre-image of fs.mkdir: {error}"),
+            )
+        })?;
         let made = output.map_or(before.missing, |output| output.created.clone());
         let root = Root::open(context)?;
         let mut there = Vec::new();
@@ -167,16 +177,25 @@ impl Tool for FsMkdir {
         }
         // All of them are looked at before the first is removed: each may hold only the next.
         for (at, (path, dir)) in there.iter().enumerate() {
-            let names = walk::names(dir.as_fd()).map_err(|errno| root::path_error("cannot read", path, errno))?;
-            let next = there.get(at + 1).and_then(|(next, _)| root::split(next)).map(|(_, name)| name);
-            if names.iter().any(|name| Some(name.to_bytes()) != next.map(str::as_bytes)) {
+            let names = walk::names(dir.as_fd())
+                .map_err(|errno| root::path_error("cannot read", path, errno))?;
+            let next = there
+                .get(at + 1)
+                .and_then(|(next, _)| root::split(next))
+                .map(|(_, name)| name);
+            if names
+                .iter()
+                .any(|name| Some(name.to_bytes()) != next.map(str::as_bytes))
+            {
                 return Ok(Undone::Refused(format!(
                     "{path} is not empty any more; remove what was put into it first"
                 )));
             }
         }
         if there.is_empty() {
-            return Ok(Undone::Nothing("the directories are not there any more".to_owned()));
+            return Ok(Undone::Nothing(
+                "the directories are not there any more".to_owned(),
+            ));
         }
         let mut removed = Vec::new();
         for (path, _) in there.iter().rev() {
@@ -205,7 +224,8 @@ fn missing(args: &Args, root: &Root) -> Result<Vec<String>, ToolError> {
     loop {
         match root.open_path(path, OFlags::PATH) {
             Ok(found) => {
-                let stat = rustix::fs::fstat(&found).map_err(|errno| root::path_error("cannot stat", path, errno))?;
+                let stat = rustix::fs::fstat(&found)
+                    .map_err(|errno| root::path_error("cannot stat", path, errno))?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
                     return Err(ToolError::new(
                         ToolErrorKind::Conflict,
@@ -220,7 +240,9 @@ fn missing(args: &Args, root: &Root) -> Result<Vec<String>, ToolError> {
             Err(Errno::NOTDIR) => {}
             Err(errno) => return Err(root::path_error("cannot open", path, errno)),
         }
-        let Some((parent, _)) = root::split(path) else { break };
+        let Some((parent, _)) = root::split(path) else {
+            break;
+        };
         path = parent;
     }
     missing.reverse();
@@ -229,6 +251,7 @@ fn missing(args: &Args, root: &Root) -> Result<Vec<String>, ToolError> {
 
 fn mode_of(root: &Root, path: &str) -> Result<FileMode, ToolError> {
     let dir = root.directory(path)?;
-    let stat = rustix::fs::fstat(dir).map_err(|errno| root::path_error("cannot stat", path, errno))?;
+    let stat =
+        rustix::fs::fstat(dir).map_err(|errno| root::path_error("cannot stat", path, errno))?;
     Ok(FileMode::from_bits(stat.st_mode))
 }

@@ -11,7 +11,11 @@ use serde_json::json;
 use crate::testing::Machine;
 
 fn mode(machine: &Machine, path: &str) -> u32 {
-    fs::metadata(machine.path(path)).unwrap().permissions().mode() & 0o7777
+    fs::metadata(machine.path(path))
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o7777
 }
 
 #[test]
@@ -23,7 +27,10 @@ fn missing_directories_are_made_and_removed_again() {
         .run("fs.mkdir", json!({"path": "/srv/a b/ü/c/", "mode": "2770"}))
         .unwrap();
     assert_eq!(call.output["path"], "/srv/a b/ü/c");
-    assert_eq!(call.output["created"], json!(["/srv/a b", "/srv/a b/ü", "/srv/a b/ü/c"]));
+    assert_eq!(
+        call.output["created"],
+        json!(["/srv/a b", "/srv/a b/ü", "/srv/a b/ü/c"])
+    );
     assert_eq!(call.output["mode"], "2770");
     assert_eq!(mode(&machine, "/srv/a b/ü/c"), 0o2770);
     assert_eq!(mode(&machine, "/srv/a b"), 0o755);
@@ -41,8 +48,15 @@ fn what_is_there_already_is_left_as_it_is() {
     assert_eq!(call.output["created"], json!([]));
     assert_eq!(call.output["mode"], "0700");
     assert!(call.pre_image.is_none());
-    assert!(machine.run("fs.mkdir", json!({"path": "/srv", "mode": "0700"})).is_ok());
-    let error = machine.run("fs.mkdir", json!({"path": "/srv", "mode": "0755"})).err().unwrap();
+    assert!(
+        machine
+            .run("fs.mkdir", json!({"path": "/srv", "mode": "0700"}))
+            .is_ok()
+    );
+    let error = machine
+        .run("fs.mkdir", json!({"path": "/srv", "mode": "0755"}))
+        .err()
+        .unwrap();
     assert_eq!(error.kind, ToolErrorKind::Conflict);
     assert_eq!(mode(&machine, "/srv"), 0o700);
 }
@@ -67,10 +81,14 @@ fn an_interrupted_call_is_undone_as_far_as_it_went() {
     let machine = Machine::new();
     let before = machine.snapshot();
     let tool = machine.registry.get("fs.mkdir").unwrap();
-    let args = machine.normalise("fs.mkdir", json!({"path": "/a/b/c"})).unwrap();
+    let args = machine
+        .normalise("fs.mkdir", json!({"path": "/a/b/c"}))
+        .unwrap();
     let pre_image = tool.pre_image(&args, &machine.context).unwrap().unwrap();
     fs::create_dir_all(machine.path("/a/b")).unwrap();
-    let undone = tool.undo(&args, &pre_image, None, &machine.context).unwrap();
+    let undone = tool
+        .undo(&args, &pre_image, None, &machine.context)
+        .unwrap();
     assert!(matches!(undone, Undone::Undone(_)), "{undone:?}");
     assert_eq!(machine.snapshot(), before);
 }
@@ -81,12 +99,20 @@ fn files_and_swapped_links_are_in_the_way() {
     fs::write(machine.path("/file"), "x").unwrap();
     fs::create_dir_all(machine.path("/srv/www")).unwrap();
     fs::create_dir(machine.path("/etc")).unwrap();
-    let kind = |path: &str| machine.run("fs.mkdir", json!({"path": path})).err().unwrap().kind;
+    let kind = |path: &str| {
+        machine
+            .run("fs.mkdir", json!({"path": path}))
+            .err()
+            .unwrap()
+            .kind
+    };
     assert_eq!(kind("/file"), ToolErrorKind::Conflict);
     assert_eq!(kind("/file/below"), ToolErrorKind::Conflict);
     assert_eq!(kind("/a/../b"), ToolErrorKind::Invalid);
     let tool = machine.registry.get("fs.mkdir").unwrap();
-    let args = machine.normalise("fs.mkdir", json!({"path": "/srv/www/new"})).unwrap();
+    let args = machine
+        .normalise("fs.mkdir", json!({"path": "/srv/www/new"}))
+        .unwrap();
     fs::remove_dir(machine.path("/srv/www")).unwrap();
     symlink("/etc", machine.path("/srv/www")).unwrap();
     assert!(tool.pre_image(&args, &machine.context).is_err());

@@ -98,7 +98,13 @@ impl Tool for FsRead {
         let room = context.output_limit.saturating_sub(1024);
         let limit = args.limit.unwrap_or(u64::MAX);
         let read = match args.offset.unwrap_or(0) {
-            offset @ 0.. => from_start(BufReader::new(&file), offset.unsigned_abs(), limit, room, context),
+            offset @ 0.. => from_start(
+                BufReader::new(&file),
+                offset.unsigned_abs(),
+                limit,
+                room,
+                context,
+            ),
             offset => from_end(&mut file, size, offset.unsigned_abs(), limit, room),
         };
         let (bytes, cut) = read.map_err(|failure| match failure {
@@ -178,7 +184,11 @@ fn from_end(
     room: usize,
 ) -> Result<(Vec<u8>, bool), Failure> {
     let mut tail = Vec::new();
-    let window = if size == 0 { UNSIZED_LIMIT } else { room as u64 };
+    let window = if size == 0 {
+        UNSIZED_LIMIT
+    } else {
+        room as u64
+    };
     let begin = size.saturating_sub(window);
     file.seek(SeekFrom::Start(begin))?;
     file.take(window).read_to_end(&mut tail)?;
@@ -213,7 +223,11 @@ fn from_end(
     }
     if cut {
         // The cut may have gone through a character; its rest is no text.
-        let rest = wanted.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80).count();
+        let rest = wanted
+            .iter()
+            .take(3)
+            .take_while(|byte| **byte & 0xC0 == 0x80)
+            .count();
         wanted.drain(..rest);
     }
     Ok((wanted, cut))
@@ -225,13 +239,19 @@ fn fitting(mut bytes: Vec<u8>, room: usize) -> (String, Option<String>, bool) {
     // A character that the limit cut in half does not make a text file binary.
     let valid = match std::str::from_utf8(&bytes) {
         Ok(text) => text.len(),
-        Err(error) if error.error_len().is_none() && bytes.len() >= room.saturating_sub(4) => error.valid_up_to(),
+        Err(error) if error.error_len().is_none() && bytes.len() >= room.saturating_sub(4) => {
+            error.valid_up_to()
+        }
         Err(_) => {
             // Each byte takes at most 3 in the text (U+FFFD), 6 when escaped, and 4/3 in base64.
             let cut = bytes.len() > room / 8;
             bytes.truncate(room / 8);
             let base64 = base64::engine::general_purpose::STANDARD.encode(&bytes);
-            return (String::from_utf8_lossy(&bytes).into_owned(), Some(base64), cut);
+            return (
+                String::from_utf8_lossy(&bytes).into_owned(),
+                Some(base64),
+                cut,
+            );
         }
     };
     let mut left = room;
@@ -278,14 +298,39 @@ mod tests {
     #[test]
     fn whole_files_and_parts() {
         let machine = ten_lines();
-        let content = |args| machine.output("fs.read", args)["content"].as_str().unwrap().to_owned();
+        let content = |args| {
+            machine.output("fs.read", args)["content"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
         assert_eq!(content(json!({"path": "/f"})).lines().count(), 10);
-        assert_eq!(content(json!({"path": "/f", "limit": 2})), "line 1\nline 2\n");
-        assert_eq!(content(json!({"path": "/f", "offset": 8})), "line 9\nline 10\n");
-        assert_eq!(content(json!({"path": "/f", "offset": 3, "limit": 1})), "line 4\n");
-        assert_eq!(content(json!({"path": "/f", "offset": -2})), "line 9\nline 10\n");
-        assert_eq!(content(json!({"path": "/f", "offset": -3, "limit": 1})), "line 8\n");
-        assert_eq!(content(json!({"path": "/f", "offset": -99})).lines().count(), 10);
+        assert_eq!(
+            content(json!({"path": "/f", "limit": 2})),
+            "line 1\nline 2\n"
+        );
+        assert_eq!(
+            content(json!({"path": "/f", "offset": 8})),
+            "line 9\nline 10\n"
+        );
+        assert_eq!(
+            content(json!({"path": "/f", "offset": 3, "limit": 1})),
+            "line 4\n"
+        );
+        assert_eq!(
+            content(json!({"path": "/f", "offset": -2})),
+            "line 9\nline 10\n"
+        );
+        assert_eq!(
+            content(json!({"path": "/f", "offset": -3, "limit": 1})),
+            "line 8\n"
+        );
+        assert_eq!(
+            content(json!({"path": "/f", "offset": -99}))
+                .lines()
+                .count(),
+            10
+        );
         assert_eq!(content(json!({"path": "/f", "offset": 99})), "");
     }
 
@@ -303,7 +348,10 @@ mod tests {
         let mut machine = Machine::new();
         machine.context.output_limit = 4096;
         fs::write(machine.path("/big"), "ü\u{1b}\n".repeat(4000)).unwrap();
-        for args in [json!({"path": "/big"}), json!({"path": "/big", "offset": -4000})] {
+        for args in [
+            json!({"path": "/big"}),
+            json!({"path": "/big", "offset": -4000}),
+        ] {
             let output = machine.output("fs.read", args);
             assert_eq!(output["truncated"], true);
             assert!(output.get("base64").is_none(), "{output}");
@@ -341,7 +389,10 @@ mod tests {
             let error = machine.run("fs.read", json!({"path": path})).err().unwrap();
             assert_eq!(error.kind, ToolErrorKind::Invalid, "{error}");
         }
-        let error = machine.run("fs.read", json!({"path": "/none"})).err().unwrap();
+        let error = machine
+            .run("fs.read", json!({"path": "/none"}))
+            .err()
+            .unwrap();
         assert_eq!(error.kind, ToolErrorKind::NotFound);
     }
 
@@ -352,8 +403,13 @@ mod tests {
         fs::write(machine.path("/etc/shadow"), "root:secret").unwrap();
         symlink("/etc/shadow", machine.path("/innocent")).unwrap();
         let tool = machine.registry.get("fs.read").unwrap();
-        let args = machine.normalise("fs.read", json!({"path": "/innocent"})).unwrap();
-        assert_eq!(tool.capabilities(&args).unwrap()[0].to_string(), "fs:read:/etc/shadow");
+        let args = machine
+            .normalise("fs.read", json!({"path": "/innocent"}))
+            .unwrap();
+        assert_eq!(
+            tool.capabilities(&args).unwrap()[0].to_string(),
+            "fs:read:/etc/shadow"
+        );
     }
 
     #[test]
@@ -366,7 +422,10 @@ mod tests {
         symlink("/key", machine.path("/f")).unwrap();
         let error = tool.execute(&args, &machine.context).unwrap_err();
         assert!(!error.to_string().contains("secret"));
-        assert!(matches!(error.kind, ToolErrorKind::Conflict | ToolErrorKind::Invalid), "{error}");
+        assert!(
+            matches!(error.kind, ToolErrorKind::Conflict | ToolErrorKind::Invalid),
+            "{error}"
+        );
     }
 
     #[test]
@@ -380,7 +439,10 @@ mod tests {
             json!({"path": "/f", "limit": 0}),
             json!({"path": "/f", "offset": 1.5}),
         ] {
-            assert_eq!(machine.normalise("fs.read", args).unwrap_err().kind, ToolErrorKind::Invalid);
+            assert_eq!(
+                machine.normalise("fs.read", args).unwrap_err().kind,
+                ToolErrorKind::Invalid
+            );
         }
     }
 

@@ -75,7 +75,10 @@ impl Root {
                 Err(Errno::NOENT) => {
                     self.refuse_dangling(text, existing)?;
                     let Some((name, parents)) = existing.split_last() else {
-                        return Err(ToolError::io(format!("cannot resolve {text}"), &Errno::NOENT.into()));
+                        return Err(ToolError::io(
+                            format!("cannot resolve {text}"),
+                            &Errno::NOENT.into(),
+                        ));
                     };
                     missing.push(name);
                     existing = parents;
@@ -149,7 +152,12 @@ impl Root {
 
     /// Opens a canonical path; a symbolic link anywhere on it is an error.
     pub(crate) fn open_path(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let relative = relative(&path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>());
+        let relative = relative(
+            &path
+                .split('/')
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>(),
+        );
         rustix::fs::openat2(
             &self.fd,
             relative.as_str(),
@@ -161,8 +169,9 @@ impl Root {
 
     /// The directory that a canonical path lies in, opened, and the path's last name.
     pub(crate) fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str), ToolError> {
-        let (parent, name) = split(path)
-            .ok_or_else(|| ToolError::invalid("this call needs a path below `/`, not `/` itself"))?;
+        let (parent, name) = split(path).ok_or_else(|| {
+            ToolError::invalid("this call needs a path below `/`, not `/` itself")
+        })?;
         let fd = self
             .open_path(parent, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|errno| match errno {
@@ -192,7 +201,8 @@ impl Root {
         let handle = self
             .open_path(path, OFlags::PATH)
             .map_err(|errno| path_error("cannot open", path, errno))?;
-        let stat = rustix::fs::fstat(&handle).map_err(|errno| path_error("cannot stat", path, errno))?;
+        let stat =
+            rustix::fs::fstat(&handle).map_err(|errno| path_error("cannot stat", path, errno))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::RegularFile {
             return Err(not_regular(path, kind));
@@ -204,7 +214,10 @@ impl Root {
 
     /// The names of users and groups of this root; empty when the files cannot be read.
     pub(crate) fn accounts(&self) -> Accounts {
-        Accounts::parse(&self.small_text("/etc/passwd"), &self.small_text("/etc/group"))
+        Accounts::parse(
+            &self.small_text("/etc/passwd"),
+            &self.small_text("/etc/group"),
+        )
     }
 
     fn small_text(&self, path: &str) -> String {
@@ -214,7 +227,9 @@ impl Root {
             .and_then(|path| self.regular(&path))
         {
             // A file that is not UTF-8 or cannot be read only means that numbers are shown.
-            let _ = std::fs::File::from(fd).take(1 << 20).read_to_string(&mut text);
+            let _ = std::fs::File::from(fd)
+                .take(1 << 20)
+                .read_to_string(&mut text);
         }
         text
     }
@@ -259,22 +274,25 @@ pub(crate) fn join(parent: &str, name: &str) -> String {
 /// The components of a path that a caller wrote.
 fn components(text: &str) -> Result<Vec<&str>, ToolError> {
     if !text.starts_with('/') {
-        return Err(ToolError::invalid(format!(
-            "path `{}` is not absolute",
-            text.escape_debug()
-        ))
-        .hint("write the whole path, beginning with `/`"));
+        return Err(
+            ToolError::invalid(format!("path `{}` is not absolute", text.escape_debug()))
+                .hint("write the whole path, beginning with `/`"),
+        );
     }
     if text.contains('\0') {
-        return Err(ToolError::invalid("path contains a NUL byte, which no file name has"));
+        return Err(ToolError::invalid(
+            "path contains a NUL byte, which no file name has",
+        ));
     }
     let parts: Vec<&str> = text
         .split('/')
         .filter(|part| !part.is_empty() && *part != ".")
         .collect();
     if parts.contains(&"..") {
-        return Err(ToolError::invalid(format!("path `{}` contains `..`", text.escape_debug()))
-            .hint("write the path that is meant, without `..`"));
+        return Err(
+            ToolError::invalid(format!("path `{}` contains `..`", text.escape_debug()))
+                .hint("write the path that is meant, without `..`"),
+        );
     }
     if text.len() > PATH_MAX || parts.iter().any(|part| part.len() > NAME_MAX) {
         return Err(ToolError::invalid(format!(
@@ -319,13 +337,19 @@ pub(crate) fn path_error(what: &str, path: &str, errno: Errno) -> ToolError {
 pub(crate) fn not_regular(path: &str, kind: FileType) -> ToolError {
     let (is, hint) = match kind {
         FileType::Directory => ("a directory", "fs.list shows what is in it"),
-        FileType::Symlink => ("a symbolic link", "ask again: the path has changed since it was checked"),
+        FileType::Symlink => (
+            "a symbolic link",
+            "ask again: the path has changed since it was checked",
+        ),
         FileType::Fifo => ("a FIFO", "only regular files can be read and written"),
         FileType::Socket => ("a socket", "only regular files can be read and written"),
         FileType::CharacterDevice | FileType::BlockDevice => {
             ("a device", "only regular files can be read and written")
         }
-        _ => ("not a regular file", "only regular files can be read and written"),
+        _ => (
+            "not a regular file",
+            "only regular files can be read and written",
+        ),
     };
     let error_kind = match kind {
         FileType::Symlink => ToolErrorKind::Conflict,
@@ -381,7 +405,10 @@ mod tests {
         for wrong in ["/loop", "/loop/x", "/dangling", "/dangling/x", "/file/x"] {
             assert!(root.canonical(wrong, Last::Follow).is_err(), "{wrong}");
         }
-        assert_eq!(root.canonical("/dangling", Last::Keep).unwrap(), "/dangling");
+        assert_eq!(
+            root.canonical("/dangling", Last::Keep).unwrap(),
+            "/dangling"
+        );
     }
 
     #[test]

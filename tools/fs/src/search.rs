@@ -159,12 +159,16 @@ impl Tool for FsSearch {
             return Err(ToolError::invalid("contains is empty").hint("leave it out"));
         }
         if args.max_depth == Some(0) {
-            return Err(ToolError::invalid("max_depth is 0, which would find nothing"));
+            return Err(ToolError::invalid(
+                "max_depth is 0, which would find nothing",
+            ));
         }
         if let (Some(min), Some(max)) = (&args.min_size, &args.max_size)
             && min.bytes() > max.bytes()
         {
-            return Err(ToolError::invalid(format!("min_size {min} is more than max_size {max}")));
+            return Err(ToolError::invalid(format!(
+                "min_size {min} is more than max_size {max}"
+            )));
         }
         Ok(Args { path, ..args })
     }
@@ -218,8 +222,14 @@ impl Tool for FsSearch {
                     }
                 }
             }
-            let deep_enough = args.max_depth.is_some_and(|most| visit.depth >= most as usize);
-            Ok(if deep_enough || pseudo.begins_at(visit) { Next::Past } else { Next::Into })
+            let deep_enough = args
+                .max_depth
+                .is_some_and(|most| visit.depth >= most as usize);
+            Ok(if deep_enough || pseudo.begins_at(visit) {
+                Next::Past
+            } else {
+                Next::Into
+            })
         })?;
         for (relative, reason) in &unread {
             walk.skip(relative, reason);
@@ -249,10 +259,14 @@ impl Filter {
     fn new(args: &Args, accounts: &Accounts) -> Result<Self, ToolError> {
         let ignore_case = args.ignore_case.unwrap_or(false);
         let ago = |span: &Span| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             i64::try_from(now.saturating_sub(span.duration()).as_millis()).unwrap_or(i64::MAX)
         };
-        let unknown = |what: &str, name: &str| ToolError::invalid(format!("there is no {what} `{name}` on this machine"));
+        let unknown = |what: &str, name: &str| {
+            ToolError::invalid(format!("there is no {what} `{name}` on this machine"))
+        };
         let glob = |name: &String| Glob::parse(name, ignore_case).map_err(ToolError::invalid);
         Ok(Self {
             name: args.name.as_ref().map(glob).transpose()?,
@@ -312,32 +326,41 @@ impl Filter {
             return Err("may only be read by a call that names it".to_owned());
         }
         if facts::size(stat) > CONTENT_LIMIT {
-            return Err(format!("larger than {CONTENT_LIMIT} bytes, not looked into"));
+            return Err(format!(
+                "larger than {CONTENT_LIMIT} bytes, not looked into"
+            ));
         }
-        let (fd, _) = content::open_regular(visit.dir, visit.name, path).map_err(|error| error.to_string())?;
-        holds(File::from(fd).take(CONTENT_LIMIT), text, self.ignore_case).map_err(|error| error.to_string())
+        let (fd, _) = content::open_regular(visit.dir, visit.name, path)
+            .map_err(|error| error.to_string())?;
+        holds(File::from(fd).take(CONTENT_LIMIT), text, self.ignore_case)
+            .map_err(|error| error.to_string())
     }
 
     fn attributes_fit(&self, stat: &Stat) -> bool {
         let kind = Kind::of(stat);
         // Sizes are asked of files; a directory's own size means nothing to anybody.
-        let sized = self.size == (0, u64::MAX) || (kind == Kind::File && (self.size.0..=self.size.1).contains(&facts::size(stat)));
+        let sized = self.size == (0, u64::MAX)
+            || (kind == Kind::File && (self.size.0..=self.size.1).contains(&facts::size(stat)));
         sized
             && (self.modified_ms.0..=self.modified_ms.1).contains(&facts::modified_ms(stat))
             && self.kind.is_none_or(|wanted| wanted == kind)
             && self.uid.is_none_or(|uid| uid == stat.st_uid)
             && self.gid.is_none_or(|gid| gid == stat.st_gid)
-            && self.mode.is_none_or(|mode| mode == FileMode::from_bits(stat.st_mode))
+            && self
+                .mode
+                .is_none_or(|mode| mode == FileMode::from_bits(stat.st_mode))
     }
 }
 
 fn is_empty(visit: &Visit<'_>) -> Result<bool, String> {
     match Kind::of(visit.stat) {
         Kind::File => Ok(visit.stat.st_size == 0),
-        Kind::Directory => walk::open_below(visit.dir, visit.name, rustix::fs::ResolveFlags::empty())
-            .and_then(walk::names)
-            .map(|names| names.is_empty())
-            .map_err(|errno| errno.to_string()),
+        Kind::Directory => {
+            walk::open_below(visit.dir, visit.name, rustix::fs::ResolveFlags::empty())
+                .and_then(walk::names)
+                .map(|names| names.is_empty())
+                .map_err(|errno| errno.to_string())
+        }
         _ => Ok(false),
     }
 }
@@ -355,7 +378,9 @@ fn holds(mut content: impl Read, text: &str, ignore_case: bool) -> std::io::Resu
         }
         window.extend_from_slice(piece.get(..count).unwrap_or_default());
         let found = if ignore_case {
-            String::from_utf8_lossy(&window).to_lowercase().contains(text)
+            String::from_utf8_lossy(&window)
+                .to_lowercase()
+                .contains(text)
         } else {
             has(&window, text.as_bytes())
         };

@@ -17,16 +17,28 @@ fn machine() -> Machine {
     fs::create_dir_all(machine.path("/home/ana/logs/old")).unwrap();
     fs::create_dir_all(machine.path("/home/empty")).unwrap();
     fs::create_dir_all(machine.path("/etc")).unwrap();
-    fs::write(machine.path("/etc/passwd"), "ana:x:1000:1000::/home/ana:/bin/sh\n").unwrap();
+    fs::write(
+        machine.path("/etc/passwd"),
+        "ana:x:1000:1000::/home/ana:/bin/sh\n",
+    )
+    .unwrap();
     fs::write(machine.path("/etc/group"), "staff:x:50:\n").unwrap();
     fs::write(machine.path("/etc/shadow"), "ana:$6$hash").unwrap();
     fs::write(machine.path("/home/ana/big.iso"), vec![0; 3000]).unwrap();
-    fs::write(machine.path("/home/ana/logs/app.log"), "fine\nERROR: disk\n").unwrap();
+    fs::write(
+        machine.path("/home/ana/logs/app.log"),
+        "fine\nERROR: disk\n",
+    )
+    .unwrap();
     fs::write(machine.path("/home/ana/logs/old/app.log"), "").unwrap();
     fs::write(machine.path("/home/ana/.secret"), "token").unwrap();
     symlink("/etc", machine.path("/home/ana/link")).unwrap();
     std::os::unix::fs::chown(machine.path("/home/ana/big.iso"), Some(1000), Some(50)).unwrap();
-    fs::set_permissions(machine.path("/home/ana/.secret"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(
+        machine.path("/home/ana/.secret"),
+        fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
     let old = SystemTime::now() - Duration::from_secs(40 * 86_400);
     File::open(machine.path("/home/ana/big.iso"))
         .unwrap()
@@ -49,23 +61,47 @@ fn found(machine: &Machine, args: Value) -> Vec<String> {
 fn every_filter_filters() {
     let machine = machine();
     for (filter, expected) in [
-        (json!({"name": "*.log"}), vec!["/home/ana/logs/app.log", "/home/ana/logs/old/app.log"]),
-        (json!({"name": "APP*", "ignore_case": true, "max_depth": 3}), vec!["/home/ana/logs/app.log"]),
+        (
+            json!({"name": "*.log"}),
+            vec!["/home/ana/logs/app.log", "/home/ana/logs/old/app.log"],
+        ),
+        (
+            json!({"name": "APP*", "ignore_case": true, "max_depth": 3}),
+            vec!["/home/ana/logs/app.log"],
+        ),
         (json!({"contains": "ERROR"}), vec!["/home/ana/logs/app.log"]),
-        (json!({"contains": "error", "ignore_case": true}), vec!["/home/ana/logs/app.log"]),
+        (
+            json!({"contains": "error", "ignore_case": true}),
+            vec!["/home/ana/logs/app.log"],
+        ),
         (json!({"contains": "error"}), vec![]),
         (json!({"min_size": "3kB"}), vec!["/home/ana/big.iso"]),
-        (json!({"min_size": "5", "max_size": "5"}), vec!["/home/ana/.secret"]),
+        (
+            json!({"min_size": "5", "max_size": "5"}),
+            vec!["/home/ana/.secret"],
+        ),
         (json!({"older_than": "30d"}), vec!["/home/ana/big.iso"]),
         (json!({"newer_than": "1h", "name": "big*"}), vec![]),
         (json!({"kind": "symlink"}), vec!["/home/ana/link"]),
-        (json!({"kind": "directory", "empty": true}), vec!["/home/empty"]),
-        (json!({"kind": "file", "empty": true}), vec!["/home/ana/logs/old/app.log"]),
+        (
+            json!({"kind": "directory", "empty": true}),
+            vec!["/home/empty"],
+        ),
+        (
+            json!({"kind": "file", "empty": true}),
+            vec!["/home/ana/logs/old/app.log"],
+        ),
         (json!({"owner": "ana"}), vec!["/home/ana/big.iso"]),
         (json!({"group": "staff"}), vec!["/home/ana/big.iso"]),
         (json!({"mode": "0600"}), vec!["/home/ana/.secret"]),
-        (json!({"max_depth": 1, "kind": "directory"}), vec!["/home/ana", "/home/empty"]),
-        (json!({"name": "*.log", "min_size": "1", "contains": "fine"}), vec!["/home/ana/logs/app.log"]),
+        (
+            json!({"max_depth": 1, "kind": "directory"}),
+            vec!["/home/ana", "/home/empty"],
+        ),
+        (
+            json!({"name": "*.log", "min_size": "1", "contains": "fine"}),
+            vec!["/home/ana/logs/app.log"],
+        ),
     ] {
         let mut args = filter.clone();
         args["path"] = json!("/home");
@@ -96,16 +132,28 @@ fn contents_that_must_be_named_are_not_searched() {
     assert_eq!(output["matches"][0]["path"], "/etc/passwd");
     assert_eq!(output["skipped_count"], 1);
     assert_eq!(output["skipped"][0]["path"], "/etc/shadow");
-    assert_eq!(found(&machine, json!({"path": "/etc", "name": "shadow"})), ["/etc/shadow"]);
+    assert_eq!(
+        found(&machine, json!({"path": "/etc", "name": "shadow"})),
+        ["/etc/shadow"]
+    );
 }
 
 #[test]
 fn kernel_file_systems_are_not_entered_from_outside() {
     let mut machine = machine();
     machine.context = machine.context_at("/");
-    let from_outside = found(&machine, json!({"path": "/", "max_depth": 2, "name": "meminfo"}));
+    let from_outside = found(
+        &machine,
+        json!({"path": "/", "max_depth": 2, "name": "meminfo"}),
+    );
     assert!(from_outside.is_empty(), "{from_outside:?}");
-    assert_eq!(found(&machine, json!({"path": "/proc", "max_depth": 1, "name": "meminfo"})), ["/proc/meminfo"]);
+    assert_eq!(
+        found(
+            &machine,
+            json!({"path": "/proc", "max_depth": 1, "name": "meminfo"})
+        ),
+        ["/proc/meminfo"]
+    );
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use aios_tool_api::{Capability, Context, FileMode, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind};
+use aios_tool_api::{
+    Capability, Context, FileMode, Registry, Risk, Spec, Tool, ToolError, ToolErrorKind,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +105,7 @@ impl Tool for FsStat {
             group: accounts.group(stat.st_gid),
             uid: stat.st_uid,
             gid: stat.st_gid,
-            links: stat.st_nlink.into(),
+            links: stat.st_nlink,
             modified_ms: facts::modified_ms(&stat),
             changed_ms: facts::milliseconds(stat.st_ctime, stat.st_ctime_nsec),
             target: facts::target(&dir, name),
@@ -137,7 +139,10 @@ mod tests {
         let link = machine.output("fs.stat", json!({"path": "/l"}));
         assert_eq!(link["kind"], "symlink");
         assert_eq!(link["target"], "/f");
-        assert_eq!(machine.output("fs.stat", json!({"path": "/"}))["kind"], "directory");
+        assert_eq!(
+            machine.output("fs.stat", json!({"path": "/"}))["kind"],
+            "directory"
+        );
     }
 
     #[test]
@@ -145,15 +150,26 @@ mod tests {
         let machine = Machine::new();
         std::fs::create_dir(machine.path("/etc")).unwrap();
         std::fs::write(machine.path("/etc/passwd"), "chief:x:0:0::/:/bin/sh\n").unwrap();
-        assert_eq!(machine.output("fs.stat", json!({"path": "/etc"}))["owner"], "chief");
+        assert_eq!(
+            machine.output("fs.stat", json!({"path": "/etc"}))["owner"],
+            "chief"
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let machine = Machine::new();
-        let stat = machine.run("fs.stat", json!({"path": "/none"})).err().unwrap();
+        let stat = machine
+            .run("fs.stat", json!({"path": "/none"}))
+            .err()
+            .unwrap();
         assert_eq!(stat.kind, ToolErrorKind::NotFound);
-        for args in [json!({}), json!({"path": 1}), json!({"path": "/", "follow": true}), json!([])] {
+        for args in [
+            json!({}),
+            json!({"path": 1}),
+            json!({"path": "/", "follow": true}),
+            json!([]),
+        ] {
             let error = machine.normalise("fs.stat", args).unwrap_err();
             assert_eq!(error.kind, ToolErrorKind::Invalid);
         }

@@ -28,11 +28,18 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         std::fs::create_dir_all(&root).unwrap();
-        let mut context = Context::new(BlobStore::new(dir.path().join("blobs")), Duration::from_secs(60));
+        let mut context = Context::new(
+            BlobStore::new(dir.path().join("blobs")),
+            Duration::from_secs(60),
+        );
         context.root = root;
         let mut registry = Registry::default();
         crate::register(&mut registry);
-        Self { dir, context, registry }
+        Self {
+            dir,
+            context,
+            registry,
+        }
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -46,7 +53,10 @@ impl Machine {
     }
 
     pub(crate) fn normalise(&self, tool: &str, args: Value) -> Result<Value, ToolError> {
-        self.registry.get(tool).unwrap().normalise(&args, &self.context)
+        self.registry
+            .get(tool)
+            .unwrap()
+            .normalise(&args, &self.context)
     }
 
     /// The whole way of a call.
@@ -57,7 +67,12 @@ impl Machine {
         let pre_image = found.pre_image(&args, &self.context)?;
         let output = found.execute(&args, &self.context)?;
         found.check(&args, &output, &self.context)?;
-        Ok(Call { tool, args, pre_image, output })
+        Ok(Call {
+            tool,
+            args,
+            pre_image,
+            output,
+        })
     }
 
     pub(crate) fn output(&self, tool: &'static str, args: Value) -> Value {
@@ -69,7 +84,11 @@ impl Machine {
     }
 
     /// Undo as after a crash when `output` is `None`.
-    pub(crate) fn undo_with(&self, call: &Call, output: Option<&Value>) -> Result<Undone, ToolError> {
+    pub(crate) fn undo_with(
+        &self,
+        call: &Call,
+        output: Option<&Value>,
+    ) -> Result<Undone, ToolError> {
         let pre_image = call.pre_image.as_ref().unwrap();
         self.registry
             .get(call.tool)
@@ -90,9 +109,17 @@ impl Machine {
                 String::new()
             };
             let shown = path.strip_prefix(root).unwrap().display();
-            out.push(format!("{shown} {:o} {}:{} {what:?}", meta.mode(), meta.uid(), meta.gid()));
+            out.push(format!(
+                "{shown} {:o} {}:{} {what:?}",
+                meta.mode(),
+                meta.uid(),
+                meta.gid()
+            ));
             if meta.is_dir() {
-                let mut names: Vec<_> = std::fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).collect();
+                let mut names: Vec<_> = std::fs::read_dir(path)
+                    .unwrap()
+                    .map(|e| e.unwrap().path())
+                    .collect();
                 names.sort();
                 for name in names {
                     visit(&name, root, out);

@@ -9,10 +9,10 @@
 use std::{
     ffi::{CString, OsStr, OsString},
     fs::File,
-    io::{self, Read, Seek as _, SeekFrom},
+    io::{self, Read},
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+        unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -20,10 +20,7 @@ use std::{
 use aios_tool_api::{BlobId, Context, ToolError, ToolErrorKind};
 use base64::Engine as _;
 use rustix::{
-    fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags, Timespec,
-        Timestamps, Uid,
-    },
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxAttributes, StatxFlags},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
@@ -43,7 +40,7 @@ pub(crate) const MAX_BYTES: u64 = 1 << 30;
 /// A name; one that is not UTF-8 is kept in base64, since it must come back byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Name {
+pub(crate) enum Name {
     Text(String),
     Bytes { base64: String },
 }
@@ -58,7 +55,7 @@ impl Name {
         }
     }
 
-    fn bytes(&self) -> io::Result<Vec<u8>> {
+    pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
         match self {
             Self::Text(text) => Ok(text.clone().into_bytes()),
             Self::Bytes { base64 } => base64::engine::general_purpose::STANDARD
@@ -71,31 +68,40 @@ impl Name {
 /// What a node is besides its attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Data {
-    File { bytes: u64, sha256: String },
+pub(crate) enum Data {
+    File {
+        bytes: u64,
+        sha256: String,
+    },
     Directory,
-    Symlink { target: Name },
+    Symlink {
+        target: Name,
+    },
     /// A FIFO, socket or device: its raw kind and device number.
-    Special { kind: u32, device: u64 },
+    Special {
+        kind: u32,
+        device: u64,
+    },
 }
 
 /// One file, directory or link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Node {
+pub(crate) struct Node {
     /// 0 for the top.
-    depth: usize,
-    name: Name,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    modified: (i64, i64),
-    data: Data,
+    pub(crate) depth: usize,
+    pub(crate) name: Name,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds and nanoseconds since 1970.
+    pub(crate) modified: (i64, i64),
+    pub(crate) data: Data,
 }
 
 /// A tree in the order of a walk: a directory before what is in it, names in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tree {
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     /// Files that have extended attributes.
     xattrs: u64,
     /// Files that have further names.
@@ -106,7 +112,7 @@ pub(crate) struct Tree {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedTree {
     tree: BlobId,
-    contents: BlobId,
+    pub(crate) contents: BlobId,
     /// Entries, the top included.
     pub(crate) entries: u64,
 }
@@ -116,10 +122,16 @@ impl Tree {
     pub(crate) fn losses(&self) -> String {
         let mut losses = String::new();
         if self.xattrs > 0 {
-            losses.push_str(&format!("; extended attributes of {} files are not kept", self.xattrs));
+            losses.push_str(&format!(
+                "; extended attributes of {} files are not kept",
+                self.xattrs
+            ));
         }
         if self.hard_links > 0 {
-            losses.push_str(&format!("; {} hard-linked files come back as copies", self.hard_links));
+            losses.push_str(&format!(
+                "; {} hard-linked files come back as copies",
+                self.hard_links
+            ));
         }
         losses
     }
@@ -128,19 +140,33 @@ impl Tree {
     /// changes whenever something in it does.
     pub(crate) fn same(&self, other: &Self) -> bool {
         self.nodes.len() == other.nodes.len()
-            && self.nodes.iter().zip(&other.nodes).enumerate().all(|(at, (one, two))| {
-                let comparable = |node: &Node| Node {
-                    modified: (0, 0),
-                    name: if at == 0 { Name::new(b"") } else { node.name.clone() },
-                    ..node.clone()
-                };
-                comparable(one) == comparable(two)
-            })
+            && self
+                .nodes
+                .iter()
+                .zip(&other.nodes)
+                .enumerate()
+                .all(|(at, (one, two))| {
+                    let comparable = |node: &Node| Node {
+                        modified: (0, 0),
+                        name: if at == 0 {
+                            Name::new(b"")
+                        } else {
+                            node.name.clone()
+                        },
+                        ..node.clone()
+                    };
+                    comparable(one) == comparable(two)
+                })
     }
 }
 
 /// What stands at a name now, contents hashed but not saved.
-pub(crate) fn look(dir: BorrowedFd<'_>, name: &str, path: &str, context: &Context) -> Result<Tree, ToolError> {
+pub(crate) fn look(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    path: &str,
+    context: &Context,
+) -> Result<Tree, ToolError> {
     let (mut tree, paths) = scan(dir, name, path, context)?;
     let mut pack = Pack::new(dir, &mut tree.nodes, &paths, context);
     io::copy(&mut pack, &mut io::sink()).map_err(|error| cannot_read(path, &error))?;
@@ -148,7 +174,12 @@ pub(crate) fn look(dir: BorrowedFd<'_>, name: &str, path: &str, context: &Contex
 }
 
 /// Saves what stands at a name.
-pub(crate) fn save(dir: BorrowedFd<'_>, name: &str, path: &str, context: &Context) -> Result<SavedTree, ToolError> {
+pub(crate) fn save(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    path: &str,
+    context: &Context,
+) -> Result<SavedTree, ToolError> {
     let (mut tree, paths) = scan(dir, name, path, context)?;
     let contents = context
         .blobs
@@ -161,7 +192,11 @@ pub(crate) fn save(dir: BorrowedFd<'_>, name: &str, path: &str, context: &Contex
         .blobs
         .put(described.as_slice())
         .map_err(|error| ToolError::io(format!("cannot save {path} before the change"), &error))?;
-    Ok(SavedTree { tree, contents, entries })
+    Ok(SavedTree {
+        tree,
+        contents,
+        entries,
+    })
 }
 
 /// Reads the description of a saved tree.
@@ -188,10 +223,13 @@ fn scan(
     context: &Context,
 ) -> Result<(Tree, Vec<PathBuf>), ToolError> {
     let top = CString::new(name).map_err(|_| ToolError::invalid("path contains a NUL byte"))?;
-    let stat = rustix::fs::statat(dir, top.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| match errno {
-        Errno::NOENT => crate::stat::missing(path),
-        errno => path_error("cannot stat", path, errno),
-    })?;
+    let stat =
+        rustix::fs::statat(dir, top.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
+            match errno {
+                Errno::NOENT => crate::stat::missing(path),
+                errno => path_error("cannot stat", path, errno),
+            }
+        })?;
     let mut tree = Tree {
         nodes: Vec::new(),
         xattrs: 0,
@@ -199,7 +237,11 @@ fn scan(
     };
     let mut paths: Vec<PathBuf> = Vec::new();
     let mut bytes = 0;
-    let mut add = |dir: BorrowedFd<'_>, name: &std::ffi::CStr, stat: &Stat, depth: usize, shown: &str| {
+    let mut add = |dir: BorrowedFd<'_>,
+                   name: &std::ffi::CStr,
+                   stat: &Stat,
+                   depth: usize,
+                   shown: &str| {
         guard(dir, name, shown, context, depth)?;
         let node = node(dir, name, stat, depth, shown)?;
         if matches!(node.data, Data::File { .. }) {
@@ -219,8 +261,14 @@ fn scan(
             .hint("delete it in smaller parts"));
         }
         // A parent comes before its children, and there is one at each smaller depth.
-        let parent = tree.nodes.iter().rposition(|known| known.depth + 1 == depth);
-        let below = parent.and_then(|at| paths.get(at)).cloned().unwrap_or_default();
+        let parent = tree
+            .nodes
+            .iter()
+            .rposition(|known| known.depth + 1 == depth);
+        let below = parent
+            .and_then(|at| paths.get(at))
+            .cloned()
+            .unwrap_or_default();
         paths.push(below.join(OsStr::from_bytes(name.to_bytes())));
         tree.nodes.push(node);
         Ok(())
@@ -238,7 +286,10 @@ fn scan(
         if let Some(skipped) = walk.skipped.first() {
             return Err(ToolError::new(
                 ToolErrorKind::Filesystem,
-                format!("{} cannot be read ({}), so it could not be put back", skipped.path, skipped.reason),
+                format!(
+                    "{} cannot be read ({}), so it could not be put back",
+                    skipped.path, skipped.reason
+                ),
             ));
         }
     }
@@ -261,14 +312,18 @@ fn guard(
         )
         .hint("delete the other things one by one"));
     }
-    let statx = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)
-        .map_err(|errno| path_error("cannot stat", shown, errno))?;
+    let statx = rustix::fs::statx(
+        dir,
+        name,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::BASIC_STATS,
+    )
+    .map_err(|errno| path_error("cannot stat", shown, errno))?;
     if statx.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
-        return Err(ToolError::new(
-            ToolErrorKind::Conflict,
-            format!("{shown} is a mount point"),
-        )
-        .hint("unmount it first (storage.unmount)"));
+        return Err(
+            ToolError::new(ToolErrorKind::Conflict, format!("{shown} is a mount point"))
+                .hint("unmount it first (storage.unmount)"),
+        );
     }
     if statx
         .stx_attributes
@@ -314,7 +369,10 @@ fn node(
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        modified: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        modified: (
+            stat.st_mtime,
+            i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
         data,
     })
 }
@@ -330,7 +388,12 @@ struct Pack<'a> {
 }
 
 impl<'a> Pack<'a> {
-    fn new(dir: BorrowedFd<'a>, nodes: &'a mut [Node], paths: &'a [PathBuf], context: &'a Context) -> Self {
+    fn new(
+        dir: BorrowedFd<'a>,
+        nodes: &'a mut [Node],
+        paths: &'a [PathBuf],
+        context: &'a Context,
+    ) -> Self {
         Self {
             dir,
             nodes,
@@ -351,7 +414,10 @@ impl<'a> Pack<'a> {
         )?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&handle)?.st_mode);
         if kind != FileType::RegularFile {
-            return Err(io::Error::other(format!("{} changed while it was read", path.display())));
+            return Err(io::Error::other(format!(
+                "{} changed while it was read",
+                path.display()
+            )));
         }
         Ok(root::reopen(handle.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK)?.into())
     }
@@ -364,11 +430,14 @@ impl Read for Pack<'_> {
                 let count = file.read(buffer)?;
                 if count > 0 {
                     if file.bytes > MAX_BYTES {
-                        return Err(io::Error::other("a file grew past the limit while it was read"));
+                        return Err(io::Error::other(
+                            "a file grew past the limit while it was read",
+                        ));
                     }
                     return Ok(count);
                 }
-                if let (Some(done), Some(node)) = (self.open.take(), self.nodes.get_mut(self.next)) {
+                if let (Some(done), Some(node)) = (self.open.take(), self.nodes.get_mut(self.next))
+                {
                     node.data = Data::File {
                         bytes: done.bytes,
                         sha256: done.finish(),
@@ -389,110 +458,4 @@ impl Read for Pack<'_> {
             }
         }
     }
-}
-
-/// Builds a saved tree under a new name; its contents are on the disk when this returns.
-pub(crate) fn restore(
-    dir: BorrowedFd<'_>,
-    name: &str,
-    saved: &SavedTree,
-    tree: &Tree,
-    context: &Context,
-) -> io::Result<()> {
-    let mut contents = context.blobs.open(&saved.contents)?;
-    let mut at = 0u64;
-    // The directories on the way to the current node, with what they are to become at the end.
-    let mut open: Vec<(OwnedFd, &Node)> = Vec::new();
-    for (index, node) in tree.nodes.iter().enumerate() {
-        while open.len() > node.depth {
-            finish(open.pop())?;
-        }
-        let name = if index == 0 { name.as_bytes().to_vec() } else { node.name.bytes()? };
-        let name = OsString::from_vec(name);
-        let parent = open.last().map_or(dir, |(fd, _)| fd.as_fd());
-        match &node.data {
-            Data::Directory => {
-                rustix::fs::mkdirat(parent, &name, Mode::from_raw_mode(0o700))?;
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                open.push((rustix::fs::openat(parent, &name, flags, Mode::empty())?, node));
-            }
-            Data::File { bytes, sha256 } => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut file = File::from(rustix::fs::openat(parent, &name, flags, Mode::from_raw_mode(0o600))?);
-                contents.seek(SeekFrom::Start(at))?;
-                let mut part = Hashing::new((&contents).take(*bytes));
-                io::copy(&mut part, &mut file)?;
-                at += bytes;
-                if part.finish() != *sha256 {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        format!("the saved content of {} is damaged", name.display()),
-                    ));
-                }
-                attributes(file.as_fd(), node)?;
-            }
-            Data::Symlink { target } => {
-                rustix::fs::symlinkat(OsString::from_vec(target.bytes()?), parent, &name)?;
-                own(parent, &name, node)?;
-            }
-            Data::Special { kind, device } => {
-                let kind = FileType::from_raw_mode(*kind);
-                rustix::fs::mknodat(parent, &name, kind, Mode::from_raw_mode(0o600), *device)?;
-                own(parent, &name, node)?;
-                rustix::fs::chmodat(parent, &name, Mode::from_raw_mode(node.mode), AtFlags::empty())?;
-            }
-        }
-    }
-    while !open.is_empty() {
-        finish(open.pop())?;
-    }
-    rustix::fs::syncfs(dir)?;
-    Ok(())
-}
-
-fn finish(directory: Option<(OwnedFd, &Node)>) -> io::Result<()> {
-    directory.map_or(Ok(()), |(fd, node)| attributes(fd.as_fd(), node))
-}
-
-/// Owner, permissions and time of an open file or directory.
-fn attributes(fd: BorrowedFd<'_>, node: &Node) -> io::Result<()> {
-    rustix::fs::fchown(fd, Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)))?;
-    rustix::fs::fchmod(fd, Mode::from_raw_mode(node.mode))?;
-    rustix::fs::futimens(fd, &times(node))?;
-    Ok(())
-}
-
-/// Owner and time of something that cannot be opened.
-fn own(dir: BorrowedFd<'_>, name: &OsStr, node: &Node) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    rustix::fs::utimensat(dir, name, &times(node), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
-}
-
-fn times(node: &Node) -> Timestamps {
-    let time = Timespec {
-        tv_sec: node.modified.0,
-        tv_nsec: node.modified.1,
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-/// Removes a name and everything below it, never past a mount point.
-pub(crate) fn remove(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<u64> {
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-        return Ok(1);
-    }
-    let mut removed = 1;
-    let below = crate::walk::open_below(dir, name, ResolveFlags::NO_XDEV)?;
-    for entry in crate::walk::names(&below)? {
-        removed += remove(below.as_fd(), &entry)?;
-    }
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
-    Ok(removed)
 }

@@ -89,7 +89,10 @@ impl<'a> Walk<'a> {
             } else {
                 crate::root::join(self.start, relative)
             };
-            self.skipped.push(Skipped { path, reason: reason.to_string() });
+            self.skipped.push(Skipped {
+                path,
+                reason: reason.to_string(),
+            });
         }
     }
 
@@ -135,7 +138,10 @@ impl<'a> Walk<'a> {
                 continue;
             }
             if depth >= MAX_DEPTH {
-                self.skip(&relative, format!("nested deeper than {MAX_DEPTH} directories"));
+                self.skip(
+                    &relative,
+                    format!("nested deeper than {MAX_DEPTH} directories"),
+                );
                 continue;
             }
             match open_below(dir.as_fd(), &name, ResolveFlags::empty()) {
@@ -186,8 +192,11 @@ pub(crate) struct PseudoFileSystems {
 impl PseudoFileSystems {
     /// For a walk from this directory; one that begins in such a file system stays in it.
     pub(crate) fn from(dir: impl AsFd, path: &str) -> Result<Self, ToolError> {
-        let stat = rustix::fs::fstat(dir).map_err(|errno| crate::root::path_error("cannot stat", path, errno))?;
-        Ok(Self { start_device: stat.st_dev })
+        let stat = rustix::fs::fstat(dir)
+            .map_err(|errno| crate::root::path_error("cannot stat", path, errno))?;
+        Ok(Self {
+            start_device: stat.st_dev,
+        })
     }
 
     /// Whether the entry is the top of one.
@@ -205,8 +214,17 @@ impl PseudoFileSystems {
 pub(crate) fn is_kernels(file_system: &rustix::fs::StatFs) -> bool {
     // proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf, pstore, efivarfs, devpts
     const KINDS: [u32; 11] = [
-        0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11,
-        0x6165_676c, 0xde5e_81e4, 0x1cd1,
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+        0x6165_676c,
+        0xde5e_81e4,
+        0x1cd1,
     ];
     // The field's type differs between architectures; the magic numbers are its low 32 bits.
     KINDS.contains(&(file_system.f_type as u32))

@@ -11,7 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    content::{self, Attributes, Saved},
+    content::{self, Saved},
+    draft::{self, Attributes, Draft},
     root::{self, Last, Root},
 };
 
@@ -91,8 +92,11 @@ impl Tool for FsWrite {
             ));
         }
         if args.path.ends_with('/') {
-            return Err(ToolError::invalid(format!("path {} names a directory, not a file", args.path))
-                .hint("write the path of the file without a `/` at the end"));
+            return Err(ToolError::invalid(format!(
+                "path {} names a directory, not a file",
+                args.path
+            ))
+            .hint("write the path of the file without a `/` at the end"));
         }
         if args.content.len() as u64 > content::PRE_IMAGE_LIMIT {
             return Err(ToolError::invalid(format!(
@@ -162,7 +166,7 @@ impl Tool for FsWrite {
             };
         }
         let pieces = [before.as_slice(), args.content.as_bytes()];
-        content::put(dir.as_fd(), name, path, &pieces, attributes, !created)?;
+        Draft::new(dir.as_fd(), name, path)?.put(&pieces, attributes, !created)?;
         let (fd, stat) = content::open_regular(dir.as_fd(), name, path)?;
         Ok(Output {
             path: args.path.clone(),
@@ -177,10 +181,18 @@ impl Tool for FsWrite {
         let (fd, stat) = Root::open(context)?.regular(&args.path)?;
         let wrong = |message: String| Err(ToolError::new(ToolErrorKind::Unverified, message));
         if content::hash(fd, &args.path)? != output.sha256 {
-            return wrong(format!("{} does not hold what was written to it", args.path));
+            return wrong(format!(
+                "{} does not hold what was written to it",
+                args.path
+            ));
         }
-        if args.append != Some(true) && output.sha256 != canonical::sha256_hex(args.content.as_bytes()) {
-            return wrong(format!("{} holds something other than the content asked for", args.path));
+        if args.append != Some(true)
+            && output.sha256 != canonical::sha256_hex(args.content.as_bytes())
+        {
+            return wrong(format!(
+                "{} holds something other than the content asked for",
+                args.path
+            ));
         }
         match args.mode {
             Some(mode) if mode != FileMode::from_bits(stat.st_mode) => wrong(format!(
@@ -199,8 +211,12 @@ impl Tool for FsWrite {
         output: Option<&Output>,
         context: &Context,
     ) -> Result<Undone, ToolError> {
-        let before: Before = serde_json::from_value(pre_image.data.clone())
-            .map_err(|error| ToolError::new(ToolErrorKind::Internal, format!("pre-image of fs.write: {error}")))?;
+        let before: Before = serde_json::from_value(pre_image.data.clone()).map_err(|error| {
+            ToolError::new(
+                ToolErrorKind::Internal,
+                format!("pre-image of fs.write: {error}"),
+            )
+        })?;
         let path = args.path.as_str();
         let root = Root::open(context)?;
         let (dir, name) = match root.parent(path) {
@@ -211,12 +227,14 @@ impl Tool for FsWrite {
             Err(error) => return Err(error),
         };
         if output.is_none() {
-            content::sweep(dir.as_fd(), name);
+            draft::sweep(dir.as_fd(), name);
         }
         let now = match root::stat_at(&dir, name, path)? {
             None => None,
             Some(stat) if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile => {
-                return Ok(Undone::Refused(format!("{path} is no regular file any more")));
+                return Ok(Undone::Refused(format!(
+                    "{path} is no regular file any more"
+                )));
             }
             Some(_) => {
                 let (fd, stat) = content::open_regular(dir.as_fd(), name, path)?;
@@ -224,10 +242,12 @@ impl Tool for FsWrite {
             }
         };
         match (before.file, now) {
-            (None, None) => Ok(Undone::Nothing(format!("{path} is not there, as before the call"))),
-            (Some(saved), Some((hash, stat))) if is_as_saved(&saved, &hash, &stat) => {
-                Ok(Undone::Nothing(format!("{path} is as it was before the call")))
-            }
+            (None, None) => Ok(Undone::Nothing(format!(
+                "{path} is not there, as before the call"
+            ))),
+            (Some(saved), Some((hash, stat))) if is_as_saved(&saved, &hash, &stat) => Ok(
+                Undone::Nothing(format!("{path} is as it was before the call")),
+            ),
             (Some(_), None) => Ok(Undone::Refused(format!(
                 "{path} was removed after the call; undo that removal first"
             ))),
@@ -240,7 +260,9 @@ impl Tool for FsWrite {
                 rustix::fs::unlinkat(&dir, name, rustix::fs::AtFlags::empty())
                     .map_err(|errno| root::path_error("cannot remove", path, errno))?;
                 content::sync(&dir, path)?;
-                Ok(Undone::Undone(format!("removed {path}, which the call had created")))
+                Ok(Undone::Undone(format!(
+                    "removed {path}, which the call had created"
+                )))
             }
             (Some(saved), Some(_)) => {
                 let bytes = content::saved_bytes(&saved, context)?;
@@ -248,7 +270,7 @@ impl Tool for FsWrite {
                     mode: saved.mode,
                     owner: Some((saved.uid, saved.gid)),
                 };
-                content::put(dir.as_fd(), name, path, &[&bytes], attributes, true)?;
+                Draft::new(dir.as_fd(), name, path)?.put(&[&bytes], attributes, true)?;
                 let (fd, stat) = content::open_regular(dir.as_fd(), name, path)?;
                 if !is_as_saved(&saved, &content::hash(fd, path)?, &stat) {
                     return Err(ToolError::new(
@@ -277,10 +299,14 @@ fn is_as_saved(saved: &Saved, hash: &str, stat: &Stat) -> bool {
 }
 
 /// The file that is there, opened; an error when something is there that cannot be written to.
-fn existing(args: &Args, context: &Context) -> Result<Option<(std::os::fd::OwnedFd, Stat)>, ToolError> {
+fn existing(
+    args: &Args,
+    context: &Context,
+) -> Result<Option<(std::os::fd::OwnedFd, Stat)>, ToolError> {
     let path = args.path.as_str();
     let (dir, name) = Root::open(context)?.parent(path)?;
-    let file_system = rustix::fs::fstatfs(&dir).map_err(|errno| root::path_error("cannot look at", path, errno))?;
+    let file_system = rustix::fs::fstatfs(&dir)
+        .map_err(|errno| root::path_error("cannot look at", path, errno))?;
     if crate::walk::is_kernels(&file_system) {
         return Err(ToolError::invalid(format!(
             "{path} is an interface of the kernel, not a file that can be replaced"

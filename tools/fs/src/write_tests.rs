@@ -21,7 +21,10 @@ fn a_new_file_is_written_and_removed_again() {
     fs::create_dir(machine.path("/srv")).unwrap();
     let before = machine.snapshot();
     let call = machine
-        .run("fs.write", json!({"path": "/srv/motd.txt", "content": "welcome aboard"}))
+        .run(
+            "fs.write",
+            json!({"path": "/srv/motd.txt", "content": "welcome aboard"}),
+        )
         .unwrap();
     assert_eq!(text(&machine, "/srv/motd.txt"), "welcome aboard");
     assert_eq!(call.output["bytes"], 14);
@@ -40,10 +43,16 @@ fn owner_and_mode_stay_and_come_back() {
     std::os::unix::fs::chown(&file, Some(1234), Some(2345)).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o4750)).unwrap();
     let before = machine.snapshot();
-    let call = machine.run("fs.write", json!({"path": "/f", "content": "new"})).unwrap();
+    let call = machine
+        .run("fs.write", json!({"path": "/f", "content": "new"}))
+        .unwrap();
     let meta = fs::metadata(&file).unwrap();
     assert_eq!((meta.uid(), meta.gid()), (1234, 2345));
-    assert_eq!(meta.mode() & 0o7777, 0o750, "set-user-id must not survive a new content");
+    assert_eq!(
+        meta.mode() & 0o7777,
+        0o750,
+        "set-user-id must not survive a new content"
+    );
     assert!(matches!(machine.undo(&call), Undone::Undone(_)));
     assert_eq!(machine.snapshot(), before);
 }
@@ -54,13 +63,19 @@ fn appending_keeps_what_was_there() {
     fs::write(machine.path("/hosts"), "one\n").unwrap();
     let before = machine.snapshot();
     let call = machine
-        .run("fs.write", json!({"path": "/hosts", "content": "two\n", "append": true}))
+        .run(
+            "fs.write",
+            json!({"path": "/hosts", "content": "two\n", "append": true}),
+        )
         .unwrap();
     assert_eq!(text(&machine, "/hosts"), "one\ntwo\n");
     assert!(matches!(machine.undo(&call), Undone::Undone(_)));
     assert_eq!(machine.snapshot(), before);
     let call = machine
-        .run("fs.write", json!({"path": "/fresh", "content": "x", "append": true}))
+        .run(
+            "fs.write",
+            json!({"path": "/fresh", "content": "x", "append": true}),
+        )
         .unwrap();
     assert_eq!(call.output["created"], true);
 }
@@ -72,13 +87,17 @@ fn undo_refuses_when_somebody_changed_the_file_since() {
         if existed {
             fs::write(machine.path("/f"), "old").unwrap();
         }
-        let call = machine.run("fs.write", json!({"path": "/f", "content": "ours"})).unwrap();
+        let call = machine
+            .run("fs.write", json!({"path": "/f", "content": "ours"}))
+            .unwrap();
         fs::write(machine.path("/f"), "theirs").unwrap();
         assert!(matches!(machine.undo(&call), Undone::Refused(_)));
         assert_eq!(text(&machine, "/f"), "theirs");
         fs::remove_file(machine.path("/f")).unwrap();
     }
-    let call = machine.run("fs.write", json!({"path": "/f", "content": "ours"})).unwrap();
+    let call = machine
+        .run("fs.write", json!({"path": "/f", "content": "ours"}))
+        .unwrap();
     fs::remove_file(machine.path("/f")).unwrap();
     symlink("/etc/passwd", machine.path("/f")).unwrap();
     assert!(matches!(machine.undo(&call), Undone::Refused(_)));
@@ -90,20 +109,34 @@ fn an_interrupted_call_is_undone_from_its_pre_image_alone() {
     let machine = Machine::new();
     fs::write(machine.path("/f"), "old").unwrap();
     let before = machine.snapshot();
-    let call = machine.run("fs.write", json!({"path": "/f", "content": "new"})).unwrap();
+    let call = machine
+        .run("fs.write", json!({"path": "/f", "content": "new"}))
+        .unwrap();
     // What a crash between the link and the rename leaves.
     let hash = aios_tool_api::canonical::sha256_hex(b"f");
-    fs::write(machine.path(&format!("/.aios-write-{}-1-0", &hash[..16])), "new").unwrap();
-    assert!(matches!(machine.undo_with(&call, None).unwrap(), Undone::Undone(_)));
+    fs::write(
+        machine.path(&format!("/.aios-write-{}-1-0", &hash[..16])),
+        "new",
+    )
+    .unwrap();
+    assert!(matches!(
+        machine.undo_with(&call, None).unwrap(),
+        Undone::Undone(_)
+    ));
     assert_eq!(machine.snapshot(), before);
-    assert!(matches!(machine.undo_with(&call, None).unwrap(), Undone::Nothing(_)));
+    assert!(matches!(
+        machine.undo_with(&call, None).unwrap(),
+        Undone::Nothing(_)
+    ));
 }
 
 #[test]
 fn a_damaged_pre_image_is_noticed() {
     let machine = Machine::new();
     fs::write(machine.path("/f"), "old").unwrap();
-    let call = machine.run("fs.write", json!({"path": "/f", "content": "new"})).unwrap();
+    let call = machine
+        .run("fs.write", json!({"path": "/f", "content": "new"}))
+        .unwrap();
     for blob in fs::read_dir(machine.blobs_dir()).unwrap() {
         fs::write(blob.unwrap().path(), "bad").unwrap();
     }
@@ -126,7 +159,15 @@ fn what_is_no_regular_file_is_not_replaced() {
     )
     .unwrap();
     let before = machine.snapshot();
-    for path in ["/dir", "/fifo", "/dangling", "/file/below", "/", "/new/", "/no/such/dir/f"] {
+    for path in [
+        "/dir",
+        "/fifo",
+        "/dangling",
+        "/file/below",
+        "/",
+        "/new/",
+        "/no/such/dir/f",
+    ] {
         let result = machine.run("fs.write", json!({"path": path, "content": "x"}));
         assert!(result.is_err(), "{path}");
     }
@@ -150,8 +191,14 @@ fn a_parent_swapped_for_a_link_does_not_redirect_the_write() {
         .unwrap();
     fs::remove_dir(machine.path("/srv/www")).unwrap();
     symlink("/etc/cron", machine.path("/srv/www")).unwrap();
-    assert_eq!(tool.pre_image(&args, &machine.context).unwrap_err().kind, ToolErrorKind::Conflict);
-    assert_eq!(tool.execute(&args, &machine.context).unwrap_err().kind, ToolErrorKind::Conflict);
+    assert_eq!(
+        tool.pre_image(&args, &machine.context).unwrap_err().kind,
+        ToolErrorKind::Conflict
+    );
+    assert_eq!(
+        tool.execute(&args, &machine.context).unwrap_err().kind,
+        ToolErrorKind::Conflict
+    );
     assert_eq!(fs::read_dir(machine.path("/etc/cron")).unwrap().count(), 0);
 }
 
@@ -160,7 +207,9 @@ fn a_file_swapped_for_a_link_is_not_written_through() {
     let machine = Machine::new();
     fs::write(machine.path("/target"), "precious").unwrap();
     let tool = machine.registry.get("fs.write").unwrap();
-    let args = machine.normalise("fs.write", json!({"path": "/f", "content": "evil"})).unwrap();
+    let args = machine
+        .normalise("fs.write", json!({"path": "/f", "content": "evil"}))
+        .unwrap();
     symlink("/target", machine.path("/f")).unwrap();
     assert!(tool.pre_image(&args, &machine.context).is_err());
     assert!(tool.execute(&args, &machine.context).is_err());
@@ -173,8 +222,15 @@ fn writing_through_a_link_is_authorised_for_its_target() {
     fs::create_dir(machine.path("/etc")).unwrap();
     fs::write(machine.path("/etc/shadow"), "x").unwrap();
     symlink("etc/shadow", machine.path("/notes")).unwrap();
-    let args = machine.normalise("fs.write", json!({"path": "/notes", "content": ""})).unwrap();
-    let needed = machine.registry.get("fs.write").unwrap().capabilities(&args).unwrap();
+    let args = machine
+        .normalise("fs.write", json!({"path": "/notes", "content": ""}))
+        .unwrap();
+    let needed = machine
+        .registry
+        .get("fs.write")
+        .unwrap()
+        .capabilities(&args)
+        .unwrap();
     assert_eq!(needed[0].to_string(), "fs:write:/etc/shadow");
 }
 
@@ -183,7 +239,10 @@ fn the_kernels_files_are_not_replaced() {
     let mut machine = Machine::new();
     machine.context = machine.context_at("/");
     for path in ["/proc/sys/kernel/hostname", "/sys/kernel/x"] {
-        let error = machine.run("fs.write", json!({"path": path, "content": "x"})).err().unwrap();
+        let error = machine
+            .run("fs.write", json!({"path": path, "content": "x"}))
+            .err()
+            .unwrap();
         assert_eq!(error.kind, ToolErrorKind::Invalid, "{error}");
     }
 }
@@ -193,9 +252,14 @@ fn the_longest_name_works_and_a_longer_one_does_not() {
     let machine = Machine::new();
     let longest = format!("/{}", "n".repeat(255));
     fs::write(machine.path(&longest), "old").unwrap();
-    machine.run("fs.write", json!({"path": longest, "content": "new"})).unwrap();
+    machine
+        .run("fs.write", json!({"path": longest, "content": "new"}))
+        .unwrap();
     let error = machine
-        .run("fs.write", json!({"path": format!("{longest}n"), "content": "x"}))
+        .run(
+            "fs.write",
+            json!({"path": format!("{longest}n"), "content": "x"}),
+        )
         .err()
         .unwrap();
     assert_eq!(error.kind, ToolErrorKind::Invalid);

@@ -10,8 +10,24 @@ use crate::source::Source;
 /// What is worth knowing of the many flags: what decides whether models run fast, whether machines can
 /// be run in this one, and whether cryptography is done in hardware.
 const FLAGS_OF_NOTE: &[&str] = &[
-    "aes", "amx_tile", "asimd", "avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "bmi2", "f16c",
-    "fma", "rdrand", "sha_ni", "sse4_2", "sve", "svm", "vmx",
+    "aes",
+    "amx_tile",
+    "asimd",
+    "avx",
+    "avx2",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "avx_vnni",
+    "bmi2",
+    "f16c",
+    "fma",
+    "rdrand",
+    "sha_ni",
+    "sse4_2",
+    "sve",
+    "svm",
+    "vmx",
 ];
 
 /// The processors of the machine.
@@ -57,7 +73,9 @@ pub(crate) fn read(source: &Source) -> Cpu {
     for block in &processors {
         // A machine that does not say has one package, and a core for each thread.
         let socket = field(block, "physical id").unwrap_or_default();
-        let core = field(block, "core id").or_else(|| field(block, "processor")).unwrap_or_default();
+        let core = field(block, "core id")
+            .or_else(|| field(block, "processor"))
+            .unwrap_or_default();
         sockets.insert(socket.clone());
         cores.insert((socket, core));
     }

@@ -97,12 +97,18 @@ mod tests {
         ]);
         let disks = read(&source);
         let devices: Vec<_> = disks.iter().map(|disk| disk.device.as_str()).collect();
-        assert_eq!(devices, ["/dev/nvme0n1", "/dev/sda", "/dev/sr0", "/dev/vda"]);
+        assert_eq!(
+            devices,
+            ["/dev/nvme0n1", "/dev/sda", "/dev/sr0", "/dev/vda"]
+        );
         let sda = &disks[1];
         assert_eq!((sda.size_bytes, sda.kind.as_str()), (1 << 20, "hdd"));
         assert_eq!(sda.model.as_deref(), Some("OLD DISK"));
         assert_eq!(sda.partitions, ["sda1", "sda2"]);
-        assert_eq!((disks[3].size_bytes, disks[3].kind.as_str()), (0, "virtual"));
+        assert_eq!(
+            (disks[3].size_bytes, disks[3].kind.as_str()),
+            (0, "virtual")
+        );
         assert!(disks[2].removable);
     }
 }

@@ -142,9 +142,16 @@ mod tests {
 
     #[test]
     fn a_machine_of_which_nothing_is_known_is_described_all_the_same() {
-        let (_dir, source) = testing::machine(&[("/proc/meminfo", "MemTotal: lots\nSwapTotal:  8 kB\n")]);
+        let (_dir, source) =
+            testing::machine(&[("/proc/meminfo", "MemTotal: lots\nSwapTotal:  8 kB\n")]);
         let output = inventory(&source);
-        assert_eq!(output.memory, Memory { total_bytes: 0, swap_total_bytes: 8192 });
+        assert_eq!(
+            output.memory,
+            Memory {
+                total_bytes: 0,
+                swap_total_bytes: 8192
+            }
+        );
         assert!(output.disks.is_empty() && output.network.is_empty() && output.gpus.is_empty());
         let text = serde_json::to_value(&output).unwrap();
         assert_eq!(serde_json::from_value::<Output>(text).unwrap(), output);

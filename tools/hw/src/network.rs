@@ -59,7 +59,10 @@ mod tests {
             ("/sys/class/net/eth0/address", "52:54:00:12:34:56\n"),
             ("/sys/class/net/eth0/carrier", "1"),
             ("/sys/class/net/eth0/speed", "-1"),
-            ("/sys/class/net/eth0/device/driver", "-> ../../../bus/virtio/drivers/virtio_net"),
+            (
+                "/sys/class/net/eth0/device/driver",
+                "-> ../../../bus/virtio/drivers/virtio_net",
+            ),
             ("/sys/class/net/wlan0/device/vendor", "0x8086"),
             ("/sys/class/net/wlan0/wireless/x", ""),
         ]);

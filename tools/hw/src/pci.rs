@@ -74,7 +74,10 @@ mod tests {
             ("/sys/bus/pci/devices/0000:01:00.0/class", "0x030200"),
             ("/sys/bus/pci/devices/0000:01:00.0/vendor", "0x10de"),
             ("/sys/bus/pci/devices/0000:01:00.0/device", "0x2684"),
-            ("/sys/bus/pci/devices/0000:01:00.0/driver", "-> ../../bus/pci/drivers/nouveau"),
+            (
+                "/sys/bus/pci/devices/0000:01:00.0/driver",
+                "-> ../../bus/pci/drivers/nouveau",
+            ),
             ("/sys/bus/pci/devices/broken/class", ""),
         ]);
         let gpus = read(&source);

@@ -48,7 +48,8 @@ pub(crate) fn firmware(source: &Source) -> Firmware {
 
 /// The variable has four bytes of attributes, then its value.
 fn secure_boot(source: &Source) -> Option<bool> {
-    let path = source.at("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
+    let path =
+        source.at("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c");
     std::fs::read(path).ok()?.get(4).map(|value| *value == 1)
 }
 
@@ -60,7 +61,12 @@ pub(crate) fn machine(source: &Source) -> Machine {
             .find(|line| line.starts_with("flags"))
             .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
     });
-    let named = format!("{} {}", vendor.as_deref().unwrap_or(""), product.as_deref().unwrap_or("")).to_lowercase();
+    let named = format!(
+        "{} {}",
+        vendor.as_deref().unwrap_or(""),
+        product.as_deref().unwrap_or("")
+    )
+    .to_lowercase();
     let by_name = [
         ("vmware", "vmware"),
         ("virtualbox", "virtualbox"),
@@ -100,7 +106,10 @@ mod tests {
     #[test]
     fn firmware_is_told_by_what_it_left() {
         let (dir, source) = testing::machine(&[
-            ("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\u{6}\0\0\0\u{1}"),
+            (
+                "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+                "\u{6}\0\0\0\u{1}",
+            ),
             ("/sys/class/dmi/id/bios_vendor", "EDK II"),
         ]);
         let read = firmware(&source);
@@ -114,7 +123,10 @@ mod tests {
     fn guests_are_told_from_real_machines() {
         let kind = |vendor: &str, flags: &str| {
             let cpuinfo = format!("processor: 0\nflags\t: {flags}\n");
-            let files = [("/sys/class/dmi/id/sys_vendor", vendor), ("/proc/cpuinfo", cpuinfo.as_str())];
+            let files = [
+                ("/sys/class/dmi/id/sys_vendor", vendor),
+                ("/proc/cpuinfo", cpuinfo.as_str()),
+            ];
             let (_dir, source) = testing::machine(&files);
             machine(&source).virtualisation
         };

@@ -172,19 +172,35 @@ mod tests {
 
     fn stats(line: &str) -> CpuTime {
         let text = format!("cpu  {line}\ncpu0 {line}\nctxt 1\nbtime 1\nprocesses 1\n");
-        KernelStats::from_buf_read(text.as_bytes(), procfs::current_system_info()).unwrap().total
+        KernelStats::from_buf_read(text.as_bytes(), procfs::current_system_info())
+            .unwrap()
+            .total
     }
 
     #[test]
     fn shares_add_up() {
-        let used = Use::between(&stats("100 0 50 800 10 0 0 0 0 0"), &stats("160 10 60 810 15 3 2 0 0 0"));
-        assert_eq!(used, Use { total: 100, busy: 85, io_wait: 5, steal: 0 });
+        let used = Use::between(
+            &stats("100 0 50 800 10 0 0 0 0 0"),
+            &stats("160 10 60 810 15 3 2 0 0 0"),
+        );
+        assert_eq!(
+            used,
+            Use {
+                total: 100,
+                busy: 85,
+                io_wait: 5,
+                steal: 0
+            }
+        );
         assert_eq!(used.busy_percent(), 85.0);
     }
 
     #[test]
     fn counters_that_go_back_do_not_break_anything() {
-        let used = Use::between(&stats("100 0 50 800 10 0 0 0 0 0"), &stats("90 0 50 700 10 0 0 0 0 0"));
+        let used = Use::between(
+            &stats("100 0 50 800 10 0 0 0 0 0"),
+            &stats("90 0 50 700 10 0 0 0 0 0"),
+        );
         assert_eq!(used.busy_percent(), 0.0);
     }
 
@@ -192,14 +208,21 @@ mod tests {
     fn work_shows() {
         let stop = AtomicBool::new(false);
         let output = std::thread::scope(|scope| {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
             let output = testing::output("monitor.cpu");
             stop.store(true, Ordering::Relaxed);
             output
         });
         assert!(output["busy_percent"].as_f64().unwrap() > 1.0, "{output}");
         assert!(output["busy_percent"].as_f64().unwrap() <= 100.0);
-        assert_eq!(output["core_count"], output["cores"].as_array().unwrap().len());
+        assert_eq!(
+            output["core_count"],
+            output["cores"].as_array().unwrap().len()
+        );
         assert_eq!(output["sampled_ms"], 200);
     }
 }

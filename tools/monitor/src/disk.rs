@@ -20,11 +20,21 @@ use crate::{NoArgs, percent, proc_error};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// File systems on local disks.
 const LOCAL: &[&str] = &[
-    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "hfsplus", "jfs", "msdos",
-    "nilfs2", "ntfs", "ntfs3", "reiserfs", "ufs", "vfat", "xfs", "zfs",
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "hfsplus", "jfs",
+    "msdos", "nilfs2", "ntfs", "ntfs3", "reiserfs", "ufs", "vfat", "xfs", "zfs",
 ];
 /// File systems on another machine.
-const REMOTE: &[&str] = &["9p", "afs", "ceph", "cifs", "glusterfs", "nfs", "nfs4", "smb3", "virtiofs"];
+const REMOTE: &[&str] = &[
+    "9p",
+    "afs",
+    "ceph",
+    "cifs",
+    "glusterfs",
+    "nfs",
+    "nfs4",
+    "smb3",
+    "virtiofs",
+];
 
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -157,7 +167,10 @@ pub(crate) fn measure(context: &Context) -> Result<Output, ToolError> {
             .total_cmp(&one.used_percent)
             .then_with(|| one.mount_point.cmp(&two.mount_point))
     });
-    Ok(Output { filesystems, silent })
+    Ok(Output {
+        filesystems,
+        silent,
+    })
 }
 
 /// The mounts to ask: of each file system the one with the shortest path, hidden ones left out.
@@ -183,7 +196,10 @@ fn choose(mounts: &[MountInfo]) -> Vec<Mount> {
         .into_values()
         .map(|mount| Mount {
             mount_point: mount.mount_point.clone(),
-            device: mount.mount_source.clone().unwrap_or_else(|| "none".to_owned()),
+            device: mount
+                .mount_source
+                .clone()
+                .unwrap_or_else(|| "none".to_owned()),
             kind: mount.fs_type.clone(),
         })
         .collect()
@@ -224,7 +240,10 @@ mod tests {
     use crate::testing;
 
     fn mounts(lines: &[&str]) -> Vec<MountInfo> {
-        lines.iter().map(|line| MountInfo::from_line(line).unwrap()).collect()
+        lines
+            .iter()
+            .map(|line| MountInfo::from_line(line).unwrap())
+            .collect()
     }
 
     #[test]
@@ -241,7 +260,10 @@ mod tests {
             "28 20 0:50 / /net rw - nfs4 server:/export rw",
             "29 20 0:51 / /var/lib/docker/overlay2/x rw - overlay overlay rw",
         ]));
-        let places: Vec<_> = chosen.iter().map(|mount| mount.mount_point.to_str().unwrap()).collect();
+        let places: Vec<_> = chosen
+            .iter()
+            .map(|mount| mount.mount_point.to_str().unwrap())
+            .collect();
         assert_eq!(places, ["/", "/net", "/data"]);
     }
 
@@ -253,7 +275,10 @@ mod tests {
         let bytes = |name: &str| root[name].as_u64().unwrap();
         assert!(bytes("used_bytes") + bytes("available_bytes") <= bytes("size_bytes"));
         assert!(bytes("size_bytes") > 0);
-        let percents: Vec<f64> = all.iter().map(|one| one["used_percent"].as_f64().unwrap()).collect();
+        let percents: Vec<f64> = all
+            .iter()
+            .map(|one| one["used_percent"].as_f64().unwrap())
+            .collect();
         assert!(percents.is_sorted_by(|one, two| one >= two));
     }
 }

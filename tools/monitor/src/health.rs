@@ -23,7 +23,9 @@ const MEMORY: (f64, f64) = (75.0, 90.0);
 const DISK: (f64, f64) = (85.0, 95.0);
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Nothing is wrong.
@@ -128,28 +130,55 @@ fn judge(
             return;
         };
         let message = format!("{what} at {value} %, threshold {threshold} %");
-        reasons.push(Reason { subject, status, message });
+        reasons.push(Reason {
+            subject,
+            status,
+            message,
+        });
     };
     above("cpu".into(), cpu.busy_percent, CPU, "processors are");
-    above("memory".into(), memory.used_percent, MEMORY, "memory in use is");
+    above(
+        "memory".into(),
+        memory.used_percent,
+        MEMORY,
+        "memory in use is",
+    );
     let writable = || disks.filesystems.iter().filter(|one| !one.read_only);
     for one in writable() {
         let place = &one.mount_point;
-        above(format!("disk {place}"), one.used_percent, DISK, &format!("space used on {place} is"));
-        above(format!("inodes {place}"), one.inodes_used_percent, DISK, &format!("file numbers used on {place} are"));
+        above(
+            format!("disk {place}"),
+            one.used_percent,
+            DISK,
+            &format!("space used on {place} is"),
+        );
+        above(
+            format!("inodes {place}"),
+            one.inodes_used_percent,
+            DISK,
+            &format!("file numbers used on {place} are"),
+        );
     }
     for one in &disks.silent {
         reasons.push(Reason {
             subject: format!("disk {}", one.mount_point),
             status: Status::Warning,
-            message: format!("the file system at {} cannot be asked: {}", one.mount_point, one.reason),
+            message: format!(
+                "the file system at {} cannot be asked: {}",
+                one.mount_point, one.reason
+            ),
         });
     }
     let mut failed_services = Vec::new();
     let mut services_ready = None;
     match units {
         Ok(units) => {
-            services_ready = Some(units.iter().filter(|unit| unit.state == UnitState::Ready).count() as u64);
+            services_ready = Some(
+                units
+                    .iter()
+                    .filter(|unit| unit.state == UnitState::Ready)
+                    .count() as u64,
+            );
             for unit in &units {
                 reasons.extend(unit_reason(unit));
                 if unit.state == UnitState::Failed {
@@ -163,7 +192,7 @@ fn judge(
             message: format!("the state of the services is not known: {why}"),
         }),
     }
-    reasons.sort_by(|one, two| two.status.cmp(&one.status));
+    reasons.sort_by_key(|reason| std::cmp::Reverse(reason.status));
     Output {
         status: reasons.first().map_or(Status::Ok, |worst| worst.status),
         cpu_percent: cpu.busy_percent,
@@ -182,10 +211,16 @@ fn unit_reason(unit: &UnitReport) -> Option<Reason> {
         format!(" (last: {})", unit.last_exit)
     };
     let (status, message) = match unit.state {
-        UnitState::Failed => (Status::Critical, format!("{} has failed and is not started again{last}", unit.name)),
+        UnitState::Failed => (
+            Status::Critical,
+            format!("{} has failed and is not started again{last}", unit.name),
+        ),
         UnitState::Backoff => (
             Status::Warning,
-            format!("{} ended by itself {} times and is about to be started again{last}", unit.name, unit.restarts),
+            format!(
+                "{} ended by itself {} times and is about to be started again{last}",
+                unit.name, unit.restarts
+            ),
         ),
         _ => return None,
     };
@@ -226,7 +261,12 @@ mod tests {
         }
     }
 
-    fn judged(cpu_percent: f64, memory_percent: f64, disk_percent: f64, units: Vec<UnitReport>) -> Output {
+    fn judged(
+        cpu_percent: f64,
+        memory_percent: f64,
+        disk_percent: f64,
+        units: Vec<UnitReport>,
+    ) -> Output {
         let cpu = serde_json::from_value(json!({
             "busy_percent": cpu_percent, "core_count": 1, "cores": [], "io_wait_percent": 0, "steal_percent": 0,
             "load": {"one": 0, "five": 0, "fifteen": 0}, "sampled_ms": 500
@@ -286,9 +326,16 @@ mod tests {
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut line = String::new();
-            BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), Request::List);
-            let reply = Reply::Units { units: vec![unit("nginx", UnitState::Failed)] };
+            BufReader::new(stream.try_clone().unwrap())
+                .read_line(&mut line)
+                .unwrap();
+            assert_eq!(
+                serde_json::from_str::<Request>(&line).unwrap(),
+                Request::List
+            );
+            let reply = Reply::Units {
+                units: vec![unit("nginx", UnitState::Failed)],
+            };
             writeln!(stream, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
         });
         let output = testing::run("monitor.health", &json!({}), &socket).unwrap();
@@ -305,7 +352,10 @@ mod tests {
         for path in [socket.as_path(), Path::new("/nonexistent/init.sock")] {
             let output = testing::run("monitor.health", &json!({}), path).unwrap();
             let reasons = output["reasons"].as_array().unwrap();
-            assert!(reasons.iter().any(|reason| reason["subject"] == "services"), "{output}");
+            assert!(
+                reasons.iter().any(|reason| reason["subject"] == "services"),
+                "{output}"
+            );
             assert!(output.get("services_ready").is_none());
         }
     }

@@ -40,7 +40,10 @@ pub(crate) fn percent(part: u64, whole: u64) -> f64 {
 
 /// A failure of `/proc` as a failure of the call.
 pub(crate) fn proc_error(what: &str, error: &procfs::ProcError) -> ToolError {
-    ToolError::new(ToolErrorKind::Filesystem, format!("cannot read {what}: {error}"))
+    ToolError::new(
+        ToolErrorKind::Filesystem,
+        format!("cannot read {what}: {error}"),
+    )
 }
 
 #[cfg(test)]
@@ -58,7 +61,10 @@ pub(crate) mod testing {
         context.init_socket = init_socket.to_owned();
         let found = registry.get(tool).unwrap();
         let args = found.normalise(args, &context)?;
-        assert_eq!(found.capabilities(&args)?[0].to_string(), tool.replace('.', ":"));
+        assert_eq!(
+            found.capabilities(&args)?[0].to_string(),
+            tool.replace('.', ":")
+        );
         let output = found.execute(&args, &context)?;
         found.check(&args, &output, &context)?;
         Ok(output)
@@ -66,7 +72,12 @@ pub(crate) mod testing {
 
     /// A call without arguments on a machine without PID 1.
     pub(crate) fn output(tool: &str) -> Value {
-        run(tool, &serde_json::json!({}), Path::new("/nonexistent/init.sock")).unwrap()
+        run(
+            tool,
+            &serde_json::json!({}),
+            Path::new("/nonexistent/init.sock"),
+        )
+        .unwrap()
     }
 }
 
@@ -89,7 +100,12 @@ mod tests {
 
     #[test]
     fn arguments_that_do_not_exist_are_refused() {
-        for tool in ["monitor.cpu", "monitor.memory", "monitor.disk", "monitor.health"] {
+        for tool in [
+            "monitor.cpu",
+            "monitor.memory",
+            "monitor.disk",
+            "monitor.health",
+        ] {
             for args in [json!({"verbose": true}), json!([]), json!("x")] {
                 let error = testing::run(tool, &args, Path::new("/nonexistent")).unwrap_err();
                 assert_eq!(error.kind, ToolErrorKind::Invalid, "{tool} {args}");

@@ -103,7 +103,10 @@ mod tests {
     fn the_parts_are_the_whole() {
         let output = testing::output("monitor.memory");
         let bytes = |name: &str| output[name].as_u64().unwrap();
-        assert_eq!(bytes("used_bytes") + bytes("available_bytes"), bytes("total_bytes"));
+        assert_eq!(
+            bytes("used_bytes") + bytes("available_bytes"),
+            bytes("total_bytes")
+        );
         assert!(bytes("total_bytes") > 64 << 20);
         let percent = output["used_percent"].as_f64().unwrap();
         assert!(percent > 0.0 && percent <= 100.0);

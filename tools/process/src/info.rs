@@ -101,8 +101,10 @@ impl Tool for ProcessInfo {
 
     fn normalise(&self, args: Args, _context: &Context) -> Result<Args, ToolError> {
         if args.pid < 1 {
-            return Err(ToolError::invalid(format!("pid {} is no process id", args.pid))
-                .hint("process.list shows the ids"));
+            return Err(
+                ToolError::invalid(format!("pid {} is no process id", args.pid))
+                    .hint("process.list shows the ids"),
+            );
         }
         Ok(args)
     }
@@ -152,8 +154,15 @@ impl Tool for ProcessInfo {
             cpu_time_ms: now.ticks().saturating_mul(1000) / procfs::ticks_per_second().max(1),
             nice: now.stat.nice,
             capabilities: format!("{:016x}", status.capeff),
-            limits: process.limits().map(|limits| shown(&limits)).unwrap_or_default(),
-            process: now.facts(&snapshot::accounts(), ticks.percent(&now, elapsed_s), snapshot::boot_secs()?),
+            limits: process
+                .limits()
+                .map(|limits| shown(&limits))
+                .unwrap_or_default(),
+            process: now.facts(
+                &snapshot::accounts(),
+                ticks.percent(&now, elapsed_s),
+                snapshot::boot_secs()?,
+            ),
         })
     }
 }
@@ -213,11 +222,23 @@ mod tests {
         let output = run(json!({"pid": std::process::id()})).unwrap();
         assert_eq!(output["pid"], std::process::id());
         assert_eq!(output["parent"], std::os::unix::process::parent_id());
-        assert_eq!(output["program"], std::env::current_exe().unwrap().to_str().unwrap());
+        assert_eq!(
+            output["program"],
+            std::env::current_exe().unwrap().to_str().unwrap()
+        );
         assert!(output["threads"].as_u64().unwrap() >= 1);
         assert!(output["open_files"].as_u64().unwrap() >= 3);
-        assert!(output["memory_peak_bytes"].as_u64() >= output["memory_bytes"].as_u64().map(|bytes| bytes / 2));
-        assert!(output["limits"].as_array().unwrap().iter().any(|limit| limit["name"] == "open_files"));
+        assert!(
+            output["memory_peak_bytes"].as_u64()
+                >= output["memory_bytes"].as_u64().map(|bytes| bytes / 2)
+        );
+        assert!(
+            output["limits"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|limit| limit["name"] == "open_files")
+        );
         assert!(output.get("environment").is_none());
     }
 
@@ -225,7 +246,10 @@ mod tests {
     fn a_process_that_is_gone_is_not_found() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
-        assert_eq!(run(json!({"pid": child.id()})).unwrap_err().kind, ToolErrorKind::NotFound);
+        assert_eq!(
+            run(json!({"pid": child.id()})).unwrap_err().kind,
+            ToolErrorKind::NotFound
+        );
     }
 
     #[test]
@@ -238,7 +262,11 @@ mod tests {
             json!({"pid": 99_999_999_999_i64}),
             json!({"pid": 1, "tree": true}),
         ] {
-            assert_eq!(run(args.clone()).unwrap_err().kind, ToolErrorKind::Invalid, "{args}");
+            assert_eq!(
+                run(args.clone()).unwrap_err().kind,
+                ToolErrorKind::Invalid,
+                "{args}"
+            );
         }
     }
 

@@ -86,7 +86,9 @@ impl Tool for ProcessList {
                 .hint("leave limit out to list everything"));
         }
         if args.name.as_ref().is_some_and(String::is_empty) {
-            return Err(ToolError::invalid("name is empty").hint("leave name out to list everything"));
+            return Err(
+                ToolError::invalid("name is empty").hint("leave name out to list everything")
+            );
         }
         Ok(args)
     }
@@ -230,7 +232,10 @@ mod tests {
             .unwrap()
             .as_millis() as u64;
         let started = own["started_ms"].as_u64().unwrap();
-        assert!(started <= now_ms + 2000 && started > now_ms - 3_600_000, "{started} {now_ms}");
+        assert!(
+            started <= now_ms + 2000 && started > now_ms - 3_600_000,
+            "{started} {now_ms}"
+        );
         assert!(output["total"].as_u64().unwrap() >= output["matched"].as_u64().unwrap());
     }
 
@@ -242,14 +247,25 @@ mod tests {
         assert_eq!(found["command"], json!(["sleep", "61.5"]));
         assert_eq!(found["name"], "sleep");
         let user = found["user"].as_str().unwrap();
-        assert!(find(&run(json!({"name": "sleep", "user": user})).unwrap(), child.0.id()).is_some());
+        assert!(
+            find(
+                &run(json!({"name": "sleep", "user": user})).unwrap(),
+                child.0.id()
+            )
+            .is_some()
+        );
         let nothing = run(json!({"name": "no such program"})).unwrap();
         assert_eq!(nothing["matched"], 0);
     }
 
     #[test]
     fn the_busy_process_comes_first() {
-        let busy = Running(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+        let busy = Running(
+            Command::new("sh")
+                .args(["-c", "while :; do :; done"])
+                .spawn()
+                .unwrap(),
+        );
         let output = run(json!({"sort_by": "cpu"})).unwrap();
         let found = find(&output, busy.0.id()).unwrap();
         assert!(found["cpu_percent"].as_f64().unwrap() > 5.0, "{found}");
@@ -283,7 +299,11 @@ mod tests {
             json!({"user": "nobody-of-that-name"}),
             json!({"pid": 1}),
         ] {
-            assert_eq!(run(args.clone()).unwrap_err().kind, ToolErrorKind::Invalid, "{args}");
+            assert_eq!(
+                run(args.clone()).unwrap_err().kind,
+                ToolErrorKind::Invalid,
+                "{args}"
+            );
         }
     }
 

@@ -62,7 +62,8 @@ impl Seen {
 
     /// The facts, with the share of a processor that was measured.
     pub(crate) fn facts(&self, accounts: &Accounts, cpu_percent: f64, boot_secs: u64) -> Process {
-        let since_boot_ms = self.stat.starttime.saturating_mul(1000) / procfs::ticks_per_second().max(1);
+        let since_boot_ms =
+            self.stat.starttime.saturating_mul(1000) / procfs::ticks_per_second().max(1);
         Process {
             pid: self.stat.pid,
             name: name(&self.stat.comm, &self.command),
@@ -88,7 +89,9 @@ impl Ticks {
     pub(crate) fn of<'a>(seen: impl Iterator<Item = &'a Seen>) -> Self {
         Self {
             at: Instant::now(),
-            by_process: seen.map(|one| ((one.stat.pid, one.stat.starttime), one.ticks())).collect(),
+            by_process: seen
+                .map(|one| ((one.stat.pid, one.stat.starttime), one.ticks()))
+                .collect(),
         }
     }
 
@@ -173,8 +176,17 @@ mod tests {
     #[test]
     fn cut_names_are_completed_only_by_the_program_itself() {
         let command = |word: &str| vec![word.to_owned()];
-        assert_eq!(name("aios-orchestrat", &command("/usr/libexec/aios/aios-orchestrator")), "aios-orchestrator");
-        assert_eq!(name("aios-orchestrat", &command("something else")), "aios-orchestrat");
+        assert_eq!(
+            name(
+                "aios-orchestrat",
+                &command("/usr/libexec/aios/aios-orchestrator")
+            ),
+            "aios-orchestrator"
+        );
+        assert_eq!(
+            name("aios-orchestrat", &command("something else")),
+            "aios-orchestrat"
+        );
         assert_eq!(name("nginx", &command("nginx: master process")), "nginx");
         assert_eq!(name("kworker/0:0", &[]), "kworker/0:0");
     }
