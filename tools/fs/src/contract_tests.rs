@@ -195,6 +195,23 @@ fn a_restore_that_does_not_fit_leaves_no_rubbish_and_works_later() {
 }
 
 #[test]
+fn a_chain_of_directories_is_made_whole_or_not_at_all() {
+    on_a_small_disk(|machine| {
+        // Room for the root and three more.
+        rustix::mount::mount_remount(&machine.context.root, MountFlags::empty(), c"nr_inodes=4")
+            .unwrap();
+        let before = machine.snapshot();
+        let error = machine
+            .run("fs.mkdir", json!({"path": "/a/b/c/d/e"}))
+            .err()
+            .unwrap();
+        assert_eq!(error.kind, ToolErrorKind::Filesystem, "{error}");
+        assert_eq!(machine.snapshot(), before);
+        assert!(machine.run("fs.mkdir", json!({"path": "/a/b/c"})).is_ok());
+    });
+}
+
+#[test]
 fn mount_points_are_not_deleted() {
     on_a_small_disk(|machine| {
         fs::create_dir_all(machine.path("/data/disk")).unwrap();

@@ -86,7 +86,7 @@ impl Tool for FsMkdir {
 
     fn pre_image(&self, args: &Args, context: &Context) -> Result<Option<PreImage>, ToolError> {
         let missing = missing(args, &Root::open(context)?)?;
-        Ok((!missing.is_empty()).then(|| PreImage {
+        Ok(Some(PreImage {
             data: json!({ "missing": missing }),
         }))
     }
@@ -94,26 +94,14 @@ impl Tool for FsMkdir {
     fn execute(&self, args: &Args, context: &Context) -> Result<Output, ToolError> {
         let root = Root::open(context)?;
         let mut created = Vec::new();
-        for path in missing(args, &root)? {
-            let wanted = match args.mode {
-                Some(mode) if path == args.path => mode.bits(),
-                _ => DEFAULT_MODE,
-            };
-            let (dir, name) = root.parent(&path)?;
-            let failed = |errno| root::path_error("cannot make the directory", &path, errno);
-            match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700)) {
-                Ok(()) => {}
-                // Somebody else made it meanwhile: it is theirs, and undo must leave it.
-                Err(Errno::EXIST) => continue,
-                Err(errno) => return Err(failed(errno)),
+        if let Err(error) = make(args, &root, &mut created) {
+            // A call that failed leaves nothing, or its repetition would not know what it made.
+            for path in created.iter().rev() {
+                if let Ok((dir, name)) = root.parent(path) {
+                    let _ = rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR);
+                }
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(failed)?;
-            // Not through mkdirat, where the process's umask would have a say.
-            rustix::fs::fchmod(&made, Mode::from_raw_mode(wanted)).map_err(failed)?;
-            content::sync(&made, &path)?;
-            content::sync(&dir, &path)?;
-            created.push(path);
+            return Err(error);
         }
         let mode = mode_of(&root, &args.path)?;
         match args.mode {
@@ -215,6 +203,31 @@ impl Tool for FsMkdir {
         }
         Ok(Undone::Undone(format!("removed {}", removed.join(", "))))
     }
+}
+
+/// Makes what is missing, and notes what it made.
+fn make(args: &Args, root: &Root, created: &mut Vec<String>) -> Result<(), ToolError> {
+    for path in missing(args, root)? {
+        let wanted = match args.mode {
+            Some(mode) if path == args.path => mode.bits(),
+            _ => DEFAULT_MODE,
+        };
+        let (dir, name) = root.parent(&path)?;
+        match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => created.push(path.clone()),
+            // Somebody else made it meanwhile: it is theirs, and undo must leave it.
+            Err(Errno::EXIST) => continue,
+            Err(errno) => return Err(root::path_error("cannot make the directory", &path, errno)),
+        }
+        let failed = |errno| root::path_error("cannot set up the directory", &path, errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(failed)?;
+        // Not through mkdirat, where the process's umask would have a say.
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(wanted)).map_err(failed)?;
+        content::sync(&made, &path)?;
+        content::sync(&dir, &path)?;
+    }
+    Ok(())
 }
 
 /// The directories that would have to be made, outermost first.

@@ -47,7 +47,8 @@ fn what_is_there_already_is_left_as_it_is() {
     let call = machine.run("fs.mkdir", json!({"path": "/srv"})).unwrap();
     assert_eq!(call.output["created"], json!([]));
     assert_eq!(call.output["mode"], "0700");
-    assert!(call.pre_image.is_none());
+    assert!(matches!(machine.undo(&call), Undone::Nothing(_)));
+    assert!(machine.path("/srv").exists());
     assert!(
         machine
             .run("fs.mkdir", json!({"path": "/srv", "mode": "0700"}))
