@@ -318,10 +318,8 @@ async fn a_replaced_model_is_refused_until_the_operator_says_so() {
 
 fn stop(mut daemon: Daemon) -> Home {
     daemon.signal(libc::SIGTERM);
-    let status = daemon
-        .wait(Duration::from_secs(5))
-        .expect("it does not stop");
-    assert!(status.success(), "{status}");
+    let status = daemon.wait(Duration::from_secs(5));
+    assert!(status.is_some_and(|status| status.success()), "{status:?}");
     let fresh = Home::empty();
     std::mem::replace(&mut daemon.home, fresh)
 }

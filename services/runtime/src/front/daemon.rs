@@ -11,12 +11,14 @@ use aios_kit::{Category, Error, config::Models};
 use aios_proto::v1::{HealthReply, ModelInfo, RuntimeHealthReply};
 
 use super::{
+    answer::whole_text,
     catalog::{Catalog, Entry, Folders},
     process::Program,
     request::Checked,
-    slot::{Condition, Event, Slot, Threads},
+    slot::{Condition, Slot},
+    threads::Threads,
 };
-use crate::protocol::{Finish, Generate, Generated, Outcome, Task};
+use crate::protocol::{Finish, Generate, Task};
 
 /// Models that may be loaded at the same time; each has a process and its context in memory.
 pub const MAX_LOADED: usize = 4;
@@ -446,56 +448,6 @@ impl Daemon {
             queued,
             running,
         }
-    }
-}
-
-/// Runs a generation and puts its text together; the duration is how long it waited.
-///
-/// # Errors
-/// Why it could not be done.
-pub async fn whole_text(
-    slot: &Slot,
-    caller: u32,
-    work: Checked,
-) -> Result<(String, Generated, Duration), Error> {
-    let mut ticket = slot.submit(caller, work)?;
-    collect(&mut ticket).await
-}
-
-/// Puts together what is left of a generation.
-///
-/// # Errors
-/// Why it could not be done.
-pub async fn collect(
-    ticket: &mut super::slot::Ticket,
-) -> Result<(String, Generated, Duration), Error> {
-    let mut whole = String::new();
-    loop {
-        match ticket.next().await {
-            Event::Text(text) => whole.push_str(&text),
-            Event::Done(Outcome::Generated(generated), waited) => {
-                return Ok((whole, generated, waited));
-            }
-            Event::Done(outcome, _) => return Err(unexpected(outcome)),
-            Event::Failed(error) => return Err(error),
-        }
-    }
-}
-
-/// The error that an outcome means to somebody who wanted another one.
-#[must_use]
-pub fn unexpected(outcome: Outcome) -> Error {
-    use crate::protocol::FailureKind;
-    match outcome {
-        Outcome::Failed(failure) => {
-            let category = match failure.kind {
-                FailureKind::Request => Category::Validation,
-                FailureKind::Ended => Category::Timeout,
-                FailureKind::Engine => Category::Internal,
-            };
-            Error::new(category, failure.message)
-        }
-        _ => Error::new(Category::Internal, "the engine answered another question"),
     }
 }
 

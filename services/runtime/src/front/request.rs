@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn every_limit_is_kept() {
-        let broken: [(&str, fn(&mut GenerateRequest)); 10] = [
+        type Break = fn(&mut GenerateRequest);
+        let broken: [(&str, Break); 10] = [
             ("prompt is empty", |r| r.prompt.clear()),
             ("prompt has", |r| r.prompt = "x".repeat(MAX_PROMPT + 1)),
             ("stop text is empty", |r| r.stop.push(String::new())),

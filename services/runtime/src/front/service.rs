@@ -20,7 +20,8 @@ use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{
     access::{self, Method},
-    daemon::{Daemon, collect, unexpected},
+    answer::{collect, unexpected},
+    daemon::Daemon,
     request,
     slot::{Event, Ticket},
 };

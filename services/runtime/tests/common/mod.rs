@@ -3,6 +3,8 @@
 #![allow(
     dead_code,
     missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
     reason = "every test file uses another part of it, and none of it is an interface"
 )]
 
