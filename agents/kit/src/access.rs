@@ -25,8 +25,7 @@ mod tests {
 
     #[test]
     fn every_method_has_a_row_and_is_for_the_orchestrator_alone() {
-        let set =
-            prost_types::FileDescriptorSet::decode(aios_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let set = prost_types::FileDescriptorSet::decode(aios_proto::FILE_DESCRIPTOR_SET).unwrap();
         let mut methods: Vec<&str> = set
             .file
             .iter()

@@ -110,9 +110,17 @@ impl Agent {
     /// `ok`, or `degraded` and why.
     #[must_use]
     pub fn health(&self) -> (&'static str, String) {
-        let contact = self.0.contact.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let contact = self
+            .0
+            .contact
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match (contact, self.state()) {
-            (Some(trouble), _) => ("degraded", format!("no contact with orchestrator: {trouble}")),
+            (Some(trouble), _) => (
+                "degraded",
+                format!("no contact with orchestrator: {trouble}"),
+            ),
             (None, State::Running) => ("ok", String::new()),
             (None, state) => ("degraded", format!("the agent is {state}")),
         }
@@ -120,7 +128,11 @@ impl Agent {
 
     /// Notes why the orchestrator cannot be reached, or that it can.
     pub fn set_contact(&self, trouble: Option<String>) {
-        *self.0.contact.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self
+            .0
+            .contact
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     /// Since when it runs.
@@ -176,7 +188,10 @@ pub async fn run(
     }
     note(agent.happen(Event::Stop));
     server::notify_status("ending its tasks");
-    if tokio::time::timeout(DRAIN, agent.tasks().drained()).await.is_err() {
+    if tokio::time::timeout(DRAIN, agent.tasks().drained())
+        .await
+        .is_err()
+    {
         agent.tasks().cancel_all("the agent is stopping").await;
     }
     drop(stopping);

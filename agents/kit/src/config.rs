@@ -48,7 +48,9 @@ fn capabilities<'de, D: Deserializer<'de>>(
 fn max_tasks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     match u32::deserialize(deserializer)? {
         tasks @ 1..=MAX_TASKS => Ok(tasks),
-        tasks => Err(D::Error::custom(format!("{tasks} is not from 1 to {MAX_TASKS}"))),
+        tasks => Err(D::Error::custom(format!(
+            "{tasks} is not from 1 to {MAX_TASKS}"
+        ))),
     }
 }
 
@@ -82,8 +84,7 @@ mod tests {
         AgentConfig::load(dir.path(), "network")
     }
 
-    const GOOD: &str =
-        "name = \"network\"\ndescription = \"d\"\nfamilies = [\"net\"]\ncapabilities = [\"net:*\"]\n";
+    const GOOD: &str = "name = \"network\"\ndescription = \"d\"\nfamilies = [\"net\"]\ncapabilities = [\"net:*\"]\n";
 
     #[test]
     fn a_file_is_read_and_has_defaults() {
@@ -95,10 +96,26 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         let cases = [
-            (GOOD.replace("families", "familys"), "network.toml:3:1", "did you mean `families`"),
-            (GOOD.replace("net:*", "net"), "network.toml:4:", "not a capability"),
-            (format!("{GOOD}max_tasks = 0\n"), "network.toml:5:13", "not from 1 to 64"),
-            (GOOD.replace("\"network\"", "\"dev\""), "network.toml", "name it dev.toml"),
+            (
+                GOOD.replace("families", "familys"),
+                "network.toml:3:1",
+                "did you mean `families`",
+            ),
+            (
+                GOOD.replace("net:*", "net"),
+                "network.toml:4:",
+                "not a capability",
+            ),
+            (
+                format!("{GOOD}max_tasks = 0\n"),
+                "network.toml:5:13",
+                "not from 1 to 64",
+            ),
+            (
+                GOOD.replace("\"network\"", "\"dev\""),
+                "network.toml",
+                "name it dev.toml",
+            ),
             (String::new(), "network.toml:1:1", "missing field"),
         ];
         for (text, place, what) in cases {

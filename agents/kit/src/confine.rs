@@ -72,6 +72,10 @@ mod tests {
         let kernel_has_it = fs::read_to_string("/sys/kernel/security/lsm")
             .is_ok_and(|modules| modules.contains("landlock"));
         assert!(enforced || !kernel_has_it);
-        assert_eq!(fs::read(file).unwrap(), b"text", "other threads are as they were");
+        assert_eq!(
+            fs::read(file).unwrap(),
+            b"text",
+            "other threads are as they were"
+        );
     }
 }

@@ -140,7 +140,10 @@ mod tests {
 
     #[test]
     fn the_table_is_a_function_and_final_states_are_final() {
-        let keys: HashSet<_> = TRANSITIONS.iter().map(|(from, on, _)| (*from, *on)).collect();
+        let keys: HashSet<_> = TRANSITIONS
+            .iter()
+            .map(|(from, on, _)| (*from, *on))
+            .collect();
         assert_eq!(keys.len(), TRANSITIONS.len());
         for event in EVENTS {
             for state in [State::Stopped, State::Failed] {

@@ -46,7 +46,10 @@ impl AgentService {
             ("idempotency_key", &request.idempotency_key),
         ];
         if let Some((name, _)) = missing.iter().find(|(_, value)| value.is_empty()) {
-            return Err(Error::new(Category::Validation, format!("a task without {name}")));
+            return Err(Error::new(
+                Category::Validation,
+                format!("a task without {name}"),
+            ));
         }
         let state = self.agent.state();
         if state.takes_tasks() {
@@ -56,7 +59,10 @@ impl AgentService {
             State::Paused => Category::Conflict,
             _ => Category::Network,
         };
-        let message = format!("agent {} is {state} and takes no new tasks", self.agent.name());
+        let message = format!(
+            "agent {} is {state} and takes no new tasks",
+            self.agent.name()
+        );
         Err(Error::new(category, message).with_retryable(true))
     }
 
@@ -87,15 +93,23 @@ async fn carry_out(tools: Channel, request: RunTaskRequest) -> Outcome {
             deadline_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
             dry_run: false,
         };
-        async move { client.execute(call).await.map(Response::into_inner).map_err(read_status) }
+        async move {
+            client
+                .execute(call)
+                .await
+                .map(Response::into_inner)
+                .map_err(read_status)
+        }
     });
     let limit = deadline.saturating_duration_since(Instant::now()) + SLACK;
-    tokio::time::timeout(limit, calls).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            Category::Timeout,
-            format!("{} had no outcome within {deadline_ms} ms", request.tool),
-        ))
-    })
+    tokio::time::timeout(limit, calls)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Error::new(
+                Category::Timeout,
+                format!("{} had no outcome within {deadline_ms} ms", request.tool),
+            ))
+        })
 }
 
 /// A status that no daemon has sent, because the connection broke, is worth another try; which code
@@ -122,12 +136,28 @@ impl AgentRpc for AgentService {
         let request = request.into_inner();
         self.check(&request)?;
         let task_id = request.task_id.clone();
-        tracing::info!(task = task_id, tool = request.tool, attempt = request.attempt, "task");
+        tracing::info!(
+            task = task_id,
+            tool = request.tool,
+            attempt = request.attempt,
+            "task"
+        );
         let tools = self.tools.clone();
-        let call: ExecuteReply =
-            self.agent.tasks().run(request, |request| carry_out(tools, request)).await?;
-        tracing::info!(task = task_id, call = call.call_id, outcome = call.outcome, "task ended");
-        Ok(Response::new(RunTaskReply { task_id, call: Some(call) }))
+        let call: ExecuteReply = self
+            .agent
+            .tasks()
+            .run(request, |request| carry_out(tools, request))
+            .await?;
+        tracing::info!(
+            task = task_id,
+            call = call.call_id,
+            outcome = call.outcome,
+            "task ended"
+        );
+        Ok(Response::new(RunTaskReply {
+            task_id,
+            call: Some(call),
+        }))
     }
 
     async fn cancel_task(&self, request: Request<CancelTaskRequest>) -> Answer<Empty> {

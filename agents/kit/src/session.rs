@@ -57,7 +57,11 @@ async fn register(
     loop {
         let config = agent.config();
         let request = RegisterAgentRequest {
-            capabilities: config.capabilities.iter().map(ToString::to_string).collect(),
+            capabilities: config
+                .capabilities
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             tool_families: config.families.clone(),
             max_tasks: config.max_tasks,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -108,14 +112,15 @@ async fn beat(
     }
 }
 
-async fn bounded<T>(
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Error> {
+async fn bounded<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL, call).await {
         Ok(result) => result.map(Response::into_inner).map_err(Error::from),
         Err(_) => Err(Error::new(
             Category::Timeout,
-            format!("the orchestrator did not answer within {} s", CALL.as_secs()),
+            format!(
+                "the orchestrator did not answer within {} s",
+                CALL.as_secs()
+            ),
         )),
     }
 }

@@ -79,7 +79,10 @@ impl Tasks {
         let ended = outcome.wait_for(Option::is_some).await;
         match ended.as_deref() {
             Ok(Some(outcome)) => outcome.clone(),
-            _ => Err(Error::new(Category::Internal, "the task ended without an outcome")),
+            _ => Err(Error::new(
+                Category::Internal,
+                "the task ended without an outcome",
+            )),
         }
     }
 
@@ -108,7 +111,10 @@ impl Tasks {
         if running.len() >= self.max_tasks {
             return Err(Error::new(
                 Category::RateLimit,
-                format!("this agent has {} tasks in hand, which is its limit", running.len()),
+                format!(
+                    "this agent has {} tasks in hand, which is its limit",
+                    running.len()
+                ),
             ));
         }
         let cancel = CancellationToken::new();
@@ -124,7 +130,10 @@ impl Tasks {
         };
         running.insert(id.clone(), entry);
         self.count.send_replace(running.len());
-        let place = Place { tasks: self.clone(), id };
+        let place = Place {
+            tasks: self.clone(),
+            id,
+        };
         tokio::spawn(async move {
             let place = place;
             let ended = tokio::select! {
@@ -136,7 +145,11 @@ impl Tasks {
                 ended = future => ended,
             };
             let good = ended.as_ref().is_ok_and(|call| call.outcome == "ok");
-            let counter = if good { &place.tasks.done } else { &place.tasks.failed };
+            let counter = if good {
+                &place.tasks.done
+            } else {
+                &place.tasks.failed
+            };
             counter.fetch_add(1, Ordering::Relaxed);
             // The place is given back first, so that whoever has the outcome can begin the next.
             drop(place);
@@ -182,12 +195,18 @@ impl Tasks {
     /// How many tasks have ended well, and how many otherwise.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+        (
+            self.done.load(Ordering::Relaxed),
+            self.failed.load(Ordering::Relaxed),
+        )
     }
 }
 
 async fn wait_gone(mut outcome: watch::Receiver<Option<Outcome>>) {
-    if tokio::time::timeout(CANCEL_WAIT, outcome.wait_for(Option::is_some)).await.is_err() {
+    if tokio::time::timeout(CANCEL_WAIT, outcome.wait_for(Option::is_some))
+        .await
+        .is_err()
+    {
         tracing::warn!("a cancelled task takes its time to end");
     }
 }
@@ -215,11 +234,18 @@ mod tests {
     use super::*;
 
     fn request(id: &str, attempt: u32) -> RunTaskRequest {
-        RunTaskRequest { task_id: id.into(), attempt, ..RunTaskRequest::default() }
+        RunTaskRequest {
+            task_id: id.into(),
+            attempt,
+            ..RunTaskRequest::default()
+        }
     }
 
     fn done() -> Outcome {
-        Ok(ExecuteReply { outcome: "ok".into(), ..ExecuteReply::default() })
+        Ok(ExecuteReply {
+            outcome: "ok".into(),
+            ..ExecuteReply::default()
+        })
     }
 
     #[tokio::test]
@@ -246,13 +272,22 @@ mod tests {
         }
         // The first caller goes away; the task does not.
         first.abort();
-        let other = tasks.run(request("t", 2), |_| async { done() }).await.unwrap_err();
-        assert!(other.retryable() && other.message().contains("attempt 1"), "{other}");
+        let other = tasks
+            .run(request("t", 2), |_| async { done() })
+            .await
+            .unwrap_err();
+        assert!(
+            other.retryable() && other.message().contains("attempt 1"),
+            "{other}"
+        );
         gate.add_permits(1);
         assert_eq!(second.await.unwrap(), done());
         assert_eq!(begun.load(Ordering::SeqCst), 1);
         assert_eq!((tasks.ids(), tasks.totals()), (Vec::new(), (1, 0)));
-        assert_eq!(tasks.run(request("t", 2), |_| async { done() }).await, done());
+        assert_eq!(
+            tasks.run(request("t", 2), |_| async { done() }).await,
+            done()
+        );
     }
 
     #[tokio::test]
@@ -260,20 +295,36 @@ mod tests {
         let tasks = Arc::new(Tasks::new(1));
         let holder = tasks.clone();
         let held = tokio::spawn(async move {
-            holder.run(request("a", 1), |_| std::future::pending()).await
+            holder
+                .run(request("a", 1), |_| std::future::pending())
+                .await
         });
         while tasks.ids().is_empty() {
             tokio::task::yield_now().await;
         }
-        let full = tasks.run(request("b", 1), |_| async { done() }).await.unwrap_err();
-        assert_eq!((full.category(), full.retryable()), (Category::RateLimit, true));
+        let full = tasks
+            .run(request("b", 1), |_| async { done() })
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (full.category(), full.retryable()),
+            (Category::RateLimit, true)
+        );
         tasks.cancel("a", "enough").await;
         let ended = held.await.unwrap().unwrap_err();
         assert_eq!(ended.message(), "the task was cancelled: enough");
-        let lost = tasks.run(request("c", 1), |_| async { panic!("a fault") }).await.unwrap_err();
+        let lost = tasks
+            .run(request("c", 1), |_| async { panic!("a fault") })
+            .await
+            .unwrap_err();
         assert_eq!(lost.category(), Category::Internal);
-        tokio::time::timeout(Duration::from_secs(1), tasks.drained()).await.unwrap();
-        assert_eq!(tasks.run(request("d", 1), |_| async { done() }).await, done());
+        tokio::time::timeout(Duration::from_secs(1), tasks.drained())
+            .await
+            .unwrap();
+        assert_eq!(
+            tasks.run(request("d", 1), |_| async { done() }).await,
+            done()
+        );
         tasks.cancel("nobody", "").await;
     }
 

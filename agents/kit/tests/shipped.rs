@@ -45,34 +45,57 @@ const NEEDED: [(&str, &str, &str); 28] = [
 
 fn paths() -> Paths {
     let etc = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../etc");
-    Paths { etc, ..Paths::default() }
+    Paths {
+        etc,
+        ..Paths::default()
+    }
 }
 
 fn agents() -> Vec<AgentConfig> {
-    let names = Identities::load(&paths().identities_file()).unwrap().agents();
-    names.iter().map(|name| AgentConfig::load(&paths().etc, name).unwrap()).collect()
+    let names = Identities::load(&paths().identities_file())
+        .unwrap()
+        .agents();
+    names
+        .iter()
+        .map(|name| AgentConfig::load(&paths().etc, name).unwrap())
+        .collect()
 }
 
 fn holders(needed: &Capability, sensitive: bool) -> Vec<String> {
     agents()
         .into_iter()
-        .filter(|agent| agent.capabilities.iter().any(|held| held.gives(needed, sensitive)))
+        .filter(|agent| {
+            agent
+                .capabilities
+                .iter()
+                .any(|held| held.gives(needed, sensitive))
+        })
         .map(|agent| agent.name)
         .collect()
 }
 
 fn needed(namespace: &str, action: &str, resource: &str) -> Capability {
     let needed = Capability::new(namespace, action);
-    if resource.is_empty() { needed } else { needed.on(resource) }
+    if resource.is_empty() {
+        needed
+    } else {
+        needed.on(resource)
+    }
 }
 
 #[test]
 fn there_is_a_file_for_every_identity_and_no_other() {
     let names: Vec<String> = agents().into_iter().map(|agent| agent.name).collect();
-    let expected =
-        ["dev", "monitor", "network", "package", "security", "storage", "system", "task"];
+    let expected = [
+        "dev", "monitor", "network", "package", "security", "storage", "system", "task",
+    ];
     assert_eq!(names, expected);
-    assert_eq!(std::fs::read_dir(paths().etc.join("agents")).unwrap().count(), expected.len());
+    assert_eq!(
+        std::fs::read_dir(paths().etc.join("agents"))
+            .unwrap()
+            .count(),
+        expected.len()
+    );
 }
 
 #[test]
@@ -95,11 +118,17 @@ fn each_agent_holds_only_what_its_role_needs() {
     let who = |namespace, action, resource| holders(&needed(namespace, action, resource), false);
     assert_eq!(who("fs", "write", "/etc/passwd"), ["storage"]);
     assert_eq!(who("fs", "delete", "/srv/x"), ["storage"]);
-    assert_eq!(who("fs", "write", "/home/workspaces/x"), ["dev", "storage", "task"]);
+    assert_eq!(
+        who("fs", "write", "/home/workspaces/x"),
+        ["dev", "storage", "task"]
+    );
     assert_eq!(who("pkg", "install", "nginx"), ["package"]);
     assert_eq!(who("service", "define", "nginx"), ["system"]);
     assert_eq!(who("net", "http_request", "localhost:80"), ["network"]);
     assert_eq!(who("hw", "info", ""), ["monitor", "system"]);
     assert_eq!(who("exec", "run", ""), Vec::<String>::new());
-    assert_eq!(holders(&needed("fs", "read", "/etc/shadow"), true), Vec::<String>::new());
+    assert_eq!(
+        holders(&needed("fs", "read", "/etc/shadow"), true),
+        Vec::<String>::new()
+    );
 }
