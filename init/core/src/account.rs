@@ -62,7 +62,11 @@ pub fn resolve(passwd: &str, group: &str, name: &str) -> Result<Account, Account
         uid,
         gid,
         groups,
-        home: if home.is_empty() { "/".to_owned() } else { (*home).to_owned() },
+        home: if home.is_empty() {
+            "/".to_owned()
+        } else {
+            (*home).to_owned()
+        },
     })
 }
 
@@ -71,7 +75,8 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n# nonsense\n\naios-memory:x:902:902::/var/lib/aios:/bin/false\nbad:x:many:1:::\nshort:x\n";
-    const GROUP: &str = "root:x:0:\naios:x:900:aios-memory,aios-console\nadm:x:4: aios-memory\nbroken\n";
+    const GROUP: &str =
+        "root:x:0:\naios:x:900:aios-memory,aios-console\nadm:x:4: aios-memory\nbroken\n";
 
     #[test]
     fn an_account_has_its_groups() {
@@ -83,10 +88,22 @@ mod tests {
 
     #[test]
     fn nobody_is_made_up() {
-        assert_eq!(resolve(PASSWD, GROUP, "roo"), Err(AccountError::Unknown("roo".into())));
-        assert_eq!(resolve(PASSWD, GROUP, ""), Err(AccountError::Unknown(String::new())));
-        assert_eq!(resolve(PASSWD, GROUP, "bad"), Err(AccountError::Broken("bad".into())));
-        assert_eq!(resolve(PASSWD, GROUP, "short"), Err(AccountError::Broken("short".into())));
+        assert_eq!(
+            resolve(PASSWD, GROUP, "roo"),
+            Err(AccountError::Unknown("roo".into()))
+        );
+        assert_eq!(
+            resolve(PASSWD, GROUP, ""),
+            Err(AccountError::Unknown(String::new()))
+        );
+        assert_eq!(
+            resolve(PASSWD, GROUP, "bad"),
+            Err(AccountError::Broken("bad".into()))
+        );
+        assert_eq!(
+            resolve(PASSWD, GROUP, "short"),
+            Err(AccountError::Broken("short".into()))
+        );
     }
 
     proptest::proptest! {

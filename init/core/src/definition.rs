@@ -37,7 +37,11 @@ pub fn from_definition(definition: &ServiceDefinition) -> Result<Unit, String> {
     };
     let user = definition.user.clone().unwrap_or_else(|| "root".to_owned());
     let security = Security {
-        capabilities: if user == "root" { server_capabilities() } else { Vec::new() },
+        capabilities: if user == "root" {
+            server_capabilities()
+        } else {
+            Vec::new()
+        },
         no_new_privileges: true,
         all_capabilities: false,
     };
@@ -59,6 +63,7 @@ pub fn from_definition(definition: &ServiceDefinition) -> Result<Unit, String> {
         awaited: false,
         condition_path: None,
         tty: None,
+        listen: Vec::new(),
         environment: std::collections::BTreeMap::new(),
         resources: Resources::default(),
         security,

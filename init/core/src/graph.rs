@@ -185,14 +185,20 @@ mod tests {
                     "description = \"d\"\nphase = \"services\"\ncommand = \"/bin/x\"\n{more}\n"
                 );
                 let path = format!("{name}.toml");
-                ((*name).to_owned(), parse_unit(Path::new(&path), &text).unwrap())
+                (
+                    (*name).to_owned(),
+                    parse_unit(Path::new(&path), &text).unwrap(),
+                )
             })
             .collect()
     }
 
     #[test]
     fn a_missing_unit_is_named_with_the_nearest() {
-        let problems = check_graph(&set(&[("memory", ""), ("tools", "requires = [\"memroy\"]")]));
+        let problems = check_graph(&set(&[
+            ("memory", ""),
+            ("tools", "requires = [\"memroy\"]"),
+        ]));
         assert_eq!(problems.len(), 1);
         assert!(problems[0].fatal);
         assert_eq!(
@@ -210,7 +216,10 @@ mod tests {
             ("d", "after = [\"a\"]"),
         ]));
         assert_eq!(problems.len(), 1, "{problems:?}");
-        assert_eq!(problems[0].message, "units wait for each other: a → b → c → a");
+        assert_eq!(
+            problems[0].message,
+            "units wait for each other: a → b → c → a"
+        );
     }
 
     #[test]
@@ -231,7 +240,10 @@ mod tests {
             .map(|i| (format!("u{i:05}"), format!("after = [\"u{:05}\"]", i + 1)))
             .chain([("u02000".to_owned(), String::new())])
             .collect();
-        let units = set(&names.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect::<Vec<_>>());
+        let units = set(&names
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect::<Vec<_>>());
         assert!(check_graph(&units).is_empty());
     }
 

@@ -8,7 +8,9 @@ use serde::Serialize;
 pub const MINIMUM_RAM_KIB: u64 = 448 << 10;
 
 /// What the processor must be able to do (x86-64-v2), as `/proc/cpuinfo` calls it.
-const CPU_FLAGS: [&str; 7] = ["cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2"];
+const CPU_FLAGS: [&str; 7] = [
+    "cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2",
+];
 
 /// The processor.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -148,22 +150,43 @@ mod tests {
     fn enough_is_enough() {
         let inventory = inventory(MINIMUM_RAM_KIB);
         assert_eq!(inventory.cpu.count, 2);
-        assert_eq!(missing(&inventory, &Minimum { x86_64_v2: true, ..Minimum::default() }), [""; 0]);
+        assert_eq!(
+            missing(
+                &inventory,
+                &Minimum {
+                    x86_64_v2: true,
+                    ..Minimum::default()
+                }
+            ),
+            [""; 0]
+        );
     }
 
     #[test]
     fn too_little_is_named_with_what_to_do() {
         let mut poor = inventory(200 << 10);
         poor.cpu.flags.retain(|flag| flag != "popcnt");
-        let lacks = missing(&poor, &Minimum { ram_kib: MINIMUM_RAM_KIB, x86_64_v2: true });
+        let lacks = missing(
+            &poor,
+            &Minimum {
+                ram_kib: MINIMUM_RAM_KIB,
+                x86_64_v2: true,
+            },
+        );
         assert_eq!(lacks.len(), 2);
-        assert!(lacks[0].contains("200 MiB") && lacks[0].contains("448 MiB"), "{lacks:?}");
+        assert!(
+            lacks[0].contains("200 MiB") && lacks[0].contains("448 MiB"),
+            "{lacks:?}"
+        );
         assert!(lacks[1].contains("lacks popcnt;"), "{lacks:?}");
     }
 
     #[test]
     fn meminfo_is_read_or_zero() {
-        assert_eq!(parse_meminfo_total_kib("MemTotal:        987654 kB\nMemFree: 1 kB\n"), 987_654);
+        assert_eq!(
+            parse_meminfo_total_kib("MemTotal:        987654 kB\nMemFree: 1 kB\n"),
+            987_654
+        );
         assert_eq!(parse_meminfo_total_kib("MemTotal: lots"), 0);
         assert_eq!(pci_class_name("0x030000\n"), "display");
         assert_eq!(pci_class_name("x"), "other");

@@ -82,7 +82,14 @@ pub fn drive(supervisor: &mut Supervisor, kernel: &mut impl Kernel, event: Event
             Action::KeepEnabled { unit, enabled } => kernel.keep_enabled(&unit, enabled),
             Action::Forget { unit, token } => {
                 let result = kernel.forget(&unit);
-                actions.extend(supervisor.handle(Event::Forgotten { unit, token, result }, now));
+                actions.extend(supervisor.handle(
+                    Event::Forgotten {
+                        unit,
+                        token,
+                        result,
+                    },
+                    now,
+                ));
             }
             Action::Halt { action, stragglers } => kernel.halt(action, &stragglers),
         }

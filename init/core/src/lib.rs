@@ -30,7 +30,9 @@ pub use hardware::{
 pub use kernel::{Kernel, Spawn, drive};
 pub use load::{Loaded, UnitSet, load_units};
 pub use notify::{MAX_NOTIFICATION_BYTES, Notification};
-pub use supervisor::{Action, Event, Exit, Level, Operation, Origin, Refusal, Settings, Supervisor};
+pub use supervisor::{
+    Action, Event, Exit, Level, Operation, Origin, Refusal, Settings, Supervisor,
+};
 pub use unit::{Directories, Phase, Readiness, Resources, Restart, Security, Unit, parse_unit};
 pub use values::{AbsolutePath, Bounded, Bytes, CAPABILITIES, Capability, RelativePath, Span};
 

@@ -93,10 +93,21 @@ mod tests {
             (Path::new("/u/missing.toml"), missing.as_str()),
         ]);
         assert_eq!(set.problems.len(), 2, "{:?}", set.problems);
-        assert!(set.problems[0].starts_with("/u/broken.toml:1:15: "), "{:?}", set.problems);
-        assert!(set.problems[1].starts_with("/u/missing.toml:4: after: "), "{:?}", set.problems);
+        assert!(
+            set.problems[0].starts_with("/u/broken.toml:1:15: "),
+            "{:?}",
+            set.problems
+        );
+        assert!(
+            set.problems[1].starts_with("/u/missing.toml:4: after: "),
+            "{:?}",
+            set.problems
+        );
         assert_eq!(set.units.len(), 2);
-        assert!(set.units["missing"].unusable.is_none(), "an unknown `after` is dropped, not fatal");
+        assert!(
+            set.units["missing"].unusable.is_none(),
+            "an unknown `after` is dropped, not fatal"
+        );
     }
 
     #[test]
@@ -105,8 +116,15 @@ mod tests {
             format!("description = \"d\"\nphase = \"services\"\ncommand = \"/bin/x\"\n{more}")
         };
         let (a, b) = (unit("requires = [\"b\"]"), unit("after = [\"a\"]"));
-        let set = load_units([(Path::new("a.toml"), a.as_str()), (Path::new("b.toml"), b.as_str())]);
-        let unusable = set.units.values().filter(|unit| unit.unusable.is_some()).count();
+        let set = load_units([
+            (Path::new("a.toml"), a.as_str()),
+            (Path::new("b.toml"), b.as_str()),
+        ]);
+        let unusable = set
+            .units
+            .values()
+            .filter(|unit| unit.unusable.is_some())
+            .count();
         assert_eq!((unusable, set.problems.len()), (1, 1));
     }
 }

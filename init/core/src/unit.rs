@@ -182,6 +182,10 @@ pub struct Unit {
     /// The terminal that it controls and that is its standard input, output and error.
     #[serde(default)]
     pub tty: Option<AbsolutePath>,
+    /// Unix sockets below the run directory that PID 1 holds for it, over every restart; it gets
+    /// them as descriptors from 3 on (`LISTEN_FDS`, `LISTEN_PID`).
+    #[serde(default)]
+    pub listen: Vec<RelativePath>,
     /// Its environment, besides `PATH`, `HOME`, `USER`, `LANG` and `NOTIFY_SOCKET`.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -255,7 +259,10 @@ pub(crate) fn contradiction(unit: &Unit) -> Option<(&'static str, String)> {
         return Some(("description", message));
     }
     if unit.phase == Phase::Hardware {
-        return Some(("phase", "phase `hardware` is PID 1's own; the first for a unit is `runtime`".to_owned()));
+        return Some((
+            "phase",
+            "phase `hardware` is PID 1's own; the first for a unit is `runtime`".to_owned(),
+        ));
     }
     if unit.readiness == Readiness::Exit && unit.restart == Restart::Always {
         return Some((
@@ -280,7 +287,10 @@ pub(crate) fn contradiction(unit: &Unit) -> Option<(&'static str, String)> {
     }
     let strings = unit.args.iter().chain(unit.environment.values());
     if strings.into_iter().any(|text| text.contains('\0')) {
-        return Some(("args", "an argument or value cannot hold a NUL character".to_owned()));
+        return Some((
+            "args",
+            "an argument or value cannot hold a NUL character".to_owned(),
+        ));
     }
     for name in unit.environment.keys() {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -345,7 +355,10 @@ mod tests {
     #[test]
     fn tables_are_checked_too() {
         let cases = [
-            ("[security]\ncapabilities = [\"CAP_KIL\"]", "did you mean `CAP_KILL`?"),
+            (
+                "[security]\ncapabilities = [\"CAP_KIL\"]",
+                "did you mean `CAP_KILL`?",
+            ),
             ("[resources]\nnice = 20", "between -20 and 19"),
             ("[resources]\nmemory_max = \"lots\"", "no number of bytes"),
             ("[directories]\nstate = [\"../etc\"]", "relative path"),
@@ -359,7 +372,9 @@ mod tests {
 
     #[test]
     fn a_one_shot_is_not_restarted_always() {
-        let error = parse(&format!("{SMALL}readiness = \"exit\"\nrestart = \"always\"\n"));
+        let error = parse(&format!(
+            "{SMALL}readiness = \"exit\"\nrestart = \"always\"\n"
+        ));
         assert!(error.unwrap_err().starts_with("/etc/sample.toml:5:"));
     }
 

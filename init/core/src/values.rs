@@ -34,7 +34,11 @@ impl TryFrom<String> for Span {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
-            _ => return Err(format!("`{text}` is no length of time; write for example \"10s\"")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no length of time; write for example \"10s\""
+                ));
+            }
         };
         let count: u64 = digits
             .parse()
@@ -100,7 +104,8 @@ impl TryFrom<String> for AbsolutePath {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if !text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..") {
+        if !text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..")
+        {
             return Err(format!("`{text}` must be an absolute path without `..`"));
         }
         Ok(Self(text))
@@ -118,7 +123,9 @@ impl TryFrom<String> for RelativePath {
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = |part: &str| part.is_empty() || part == "." || part == "..";
         if text.contains('\0') || text.split('/').any(wrong) {
-            return Err(format!("`{text}` must be a relative path without `.` and `..`"));
+            return Err(format!(
+                "`{text}` must be a relative path without `.` and `..`"
+            ));
         }
         Ok(Self(text))
     }
@@ -203,7 +210,8 @@ impl Capability {
     /// A set of capabilities as the kernel's bit mask.
     #[must_use]
     pub fn mask(set: &[Self]) -> u64 {
-        set.iter().fold(0, |mask, capability| mask | 1 << capability.0)
+        set.iter()
+            .fold(0, |mask, capability| mask | 1 << capability.0)
     }
 }
 
@@ -229,12 +237,30 @@ mod tests {
         let span = |text: &str| Span::try_from(text.to_owned());
         assert_eq!(span("250ms").unwrap().micros(), 250_000);
         assert_eq!(span("2m").unwrap(), Span::seconds(120));
-        for wrong in ["", "10", "s", "-1s", "10 s", "0s", "25h", "99999999999999999999s", "ä"] {
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "-1s",
+            "10 s",
+            "0s",
+            "25h",
+            "99999999999999999999s",
+            "ä",
+        ] {
             assert!(span(wrong).is_err(), "{wrong}");
         }
         let bytes = |text: &str| Bytes::try_from(text.to_owned());
         assert_eq!(bytes("2G").unwrap().0, 2 << 30);
-        for wrong in ["", "M", "1MM", "1T", "0", "99999999999999999999G", "18446744073709551615K"] {
+        for wrong in [
+            "",
+            "M",
+            "1MM",
+            "1T",
+            "0",
+            "99999999999999999999G",
+            "18446744073709551615K",
+        ] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }

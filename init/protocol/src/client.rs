@@ -60,8 +60,12 @@ impl Client {
             source,
         };
         let mut stream = UnixStream::connect(&self.path).map_err(socket)?;
-        stream.set_read_timeout(Some(self.timeout)).map_err(socket)?;
-        stream.set_write_timeout(Some(self.timeout)).map_err(socket)?;
+        stream
+            .set_read_timeout(Some(self.timeout))
+            .map_err(socket)?;
+        stream
+            .set_write_timeout(Some(self.timeout))
+            .map_err(socket)?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         stream.write_all(&line).map_err(socket)?;

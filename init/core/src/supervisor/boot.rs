@@ -64,7 +64,11 @@ impl Supervisor {
             return;
         }
         let detail = problems.join("; ");
-        let outcome = if problems.is_empty() { "done" } else { "degraded" };
+        let outcome = if problems.is_empty() {
+            "done"
+        } else {
+            "degraded"
+        };
         self.boot.lasting.extend(problems);
         self.end_phase(outcome, detail, now);
     }
@@ -87,7 +91,11 @@ impl Supervisor {
             text.push_str(": ");
             text.push_str(&detail);
         }
-        let level = if outcome == "done" { Level::Info } else { Level::Warning };
+        let level = if outcome == "done" {
+            Level::Info
+        } else {
+            Level::Warning
+        };
         self.boot.current += 1;
         self.log(level, text);
         self.begin_phase(now);
@@ -95,7 +103,8 @@ impl Supervisor {
 
     fn begin_phase(&mut self, now: Micros) {
         let index = self.boot.current;
-        let (Some(report), Some(phase)) = (self.boot.phases.get_mut(index), Phase::ALL.get(index)) else {
+        let (Some(report), Some(phase)) = (self.boot.phases.get_mut(index), Phase::ALL.get(index))
+        else {
             return;
         };
         report.start_us = now;
@@ -118,13 +127,18 @@ impl Supervisor {
         if index == 0 || self.boot.state != "booting" {
             return false;
         }
-        let (Some(phase), Some(report)) = (Phase::ALL.get(index), self.boot.phases.get(index)) else {
+        let (Some(phase), Some(report)) = (Phase::ALL.get(index), self.boot.phases.get(index))
+        else {
             return self.boot_is_over(now);
         };
         let late = report.start_us.saturating_add(report.deadline_us) <= now;
         let mut open = Vec::new();
         let mut wrong = Vec::new();
-        for entry in self.entries.values().filter(|entry| entry.unit.phase == *phase) {
+        for entry in self
+            .entries
+            .values()
+            .filter(|entry| entry.unit.phase == *phase)
+        {
             if !entry.unit.awaited {
                 continue;
             }
@@ -163,7 +177,11 @@ impl Supervisor {
     fn boot_is_over(&mut self, now: Micros) -> bool {
         self.boot.ready = now;
         self.boot.problems = self.problems();
-        self.boot.state = if self.boot.problems.is_empty() { "ready" } else { "degraded" };
+        self.boot.state = if self.boot.problems.is_empty() {
+            "ready"
+        } else {
+            "degraded"
+        };
         self.out.push(Action::Announce);
         true
     }
@@ -191,7 +209,10 @@ impl Supervisor {
     }
 
     fn problems(&self) -> Vec<String> {
-        let units = self.entries.values().filter_map(|entry| self.problem_of(entry));
+        let units = self
+            .entries
+            .values()
+            .filter_map(|entry| self.problem_of(entry));
         self.boot.lasting.iter().cloned().chain(units).collect()
     }
 
@@ -199,12 +220,19 @@ impl Supervisor {
     pub(super) fn refresh_report(&mut self) {
         if self.boot.ready != 0 && self.boot.state != "stopping" {
             self.boot.problems = self.problems();
-            let state = if self.boot.problems.is_empty() { "ready" } else { "degraded" };
+            let state = if self.boot.problems.is_empty() {
+                "ready"
+            } else {
+                "degraded"
+            };
             if state != self.boot.state {
                 self.boot.state = state;
                 let (level, text) = match state {
                     "ready" => (Level::Info, "the machine is whole again".to_owned()),
-                    _ => (Level::Warning, format!("degraded: {}", self.boot.problems.join("; "))),
+                    _ => (
+                        Level::Warning,
+                        format!("degraded: {}", self.boot.problems.join("; ")),
+                    ),
                 };
                 self.log(level, text);
             }
@@ -247,5 +275,9 @@ fn failure(entry: &Entry) -> &str {
     entry
         .unusable
         .as_deref()
-        .unwrap_or(if entry.last_exit.is_empty() { "not started" } else { &entry.last_exit })
+        .unwrap_or(if entry.last_exit.is_empty() {
+            "not started"
+        } else {
+            &entry.last_exit
+        })
 }

@@ -76,6 +76,16 @@ impl Supervisor {
         });
         match (state, exit) {
             (UnitState::Stopping, _) => self.stopped(&name, now),
+            // It had been given up because not even SIGKILL ended it; now it is gone.
+            (
+                UnitState::Failed | UnitState::Stopped | UnitState::Waiting | UnitState::Backoff,
+                _,
+            ) => {
+                self.log(
+                    Level::Info,
+                    format!("{name}: the process that did not end is gone"),
+                );
+            }
             (_, Exit::Status(0)) if one_shot && !was_killed => {
                 if let Some(entry) = self.entries.get_mut(&name) {
                     entry.satisfied = true;
@@ -180,7 +190,11 @@ impl Supervisor {
         };
         entry.wanted = false;
         entry.enter(UnitState::Failed, now, None);
-        let level = if entry.unit.optional { Level::Warning } else { Level::Error };
+        let level = if entry.unit.optional {
+            Level::Warning
+        } else {
+            Level::Error
+        };
         self.log(level, format!("{name} failed: {reason}"));
         let message = format!("{name} failed: {reason}; `aios logs {name}` shows what it wrote");
         let refusal = Refusal::new("failed", message);
@@ -203,7 +217,9 @@ impl Supervisor {
             entry.enter(UnitState::Waiting, now, None);
         }
         self.log(Level::Info, format!("{name} stopped"));
-        self.answer(name, &Ok(format!("{name} has stopped")), |until| until == Until::Stopped);
+        self.answer(name, &Ok(format!("{name} has stopped")), |until| {
+            until == Until::Stopped
+        });
     }
 
     /// Everything whose time has come.
@@ -217,7 +233,11 @@ impl Supervisor {
             .collect();
         for name in names {
             self.expire_waiters(&name, now);
-            let Some(entry) = self.entries.get_mut(&name).filter(|entry| due(entry.deadline)) else {
+            let Some(entry) = self
+                .entries
+                .get_mut(&name)
+                .filter(|entry| due(entry.deadline))
+            else {
                 continue;
             };
             match entry.state {
@@ -230,7 +250,9 @@ impl Supervisor {
                     entry.enter(UnitState::Waiting, now, None);
                 }
                 UnitState::Starting | UnitState::Stopping => self.overdue(&name, now),
-                UnitState::Stopped | UnitState::Waiting | UnitState::Failed => entry.deadline = None,
+                UnitState::Stopped | UnitState::Waiting | UnitState::Failed => {
+                    entry.deadline = None
+                }
             }
         }
         self.expire_ending(now);
@@ -254,12 +276,18 @@ impl Supervisor {
         entry.deadline = Some(now.saturating_add(kill_wait));
         let text = if entry.state == UnitState::Starting {
             entry.last_exit = format!("not ready within {}", entry.unit.start_timeout);
-            format!("{name} is not ready within {}: killed", entry.unit.start_timeout)
+            format!(
+                "{name} is not ready within {}: killed",
+                entry.unit.start_timeout
+            )
         } else {
             if let Some(ending) = &mut self.ending {
                 ending.stragglers.insert(name.to_owned());
             }
-            format!("{name} did not end within {}: killed", entry.unit.stop_timeout)
+            format!(
+                "{name} did not end within {}: killed",
+                entry.unit.stop_timeout
+            )
         };
         self.log(Level::Warning, text);
         self.out.push(Action::KillGroup {
@@ -360,7 +388,8 @@ impl Supervisor {
         let Some(entry) = self.entries.get(name) else {
             return false;
         };
-        if entry.state != UnitState::Stopping || entry.terminated || entry.killed || entry.pid == 0 {
+        if entry.state != UnitState::Stopping || entry.terminated || entry.killed || entry.pid == 0
+        {
             return false;
         }
         // A unit that needs this one and is ending too goes first.
@@ -407,7 +436,10 @@ impl Supervisor {
             return;
         };
         let state = entry.state.name();
-        for waiter in entry.waiters.extract_if(.., |waiter| waiter.deadline <= now) {
+        for waiter in entry
+            .waiters
+            .extract_if(.., |waiter| waiter.deadline <= now)
+        {
             let message = format!(
                 "{name} is still {state}; PID 1 goes on with it, `aios service status {name}` shows how far it is"
             );

@@ -60,14 +60,26 @@ impl Supervisor {
         Ok(())
     }
 
-    fn request_start(&mut self, token: u64, name: &str, now: Micros) -> Result<Option<String>, Refusal> {
+    fn request_start(
+        &mut self,
+        token: u64,
+        name: &str,
+        now: Micros,
+    ) -> Result<Option<String>, Refusal> {
         self.refuse_while_ending()?;
         let entry = self.entry(name)?;
         if let Some(reason) = &entry.unusable {
-            return Err(Refusal::new("invalid", format!("{name} cannot be started: {reason}")));
+            return Err(Refusal::new(
+                "invalid",
+                format!("{name} cannot be started: {reason}"),
+            ));
         }
         self.keep_enabled(name, true);
-        if self.entries.get(name).is_some_and(|entry| entry.state == UnitState::Ready) {
+        if self
+            .entries
+            .get(name)
+            .is_some_and(|entry| entry.state == UnitState::Ready)
+        {
             return Ok(Some(format!("{name} is running")));
         }
         self.cancel(name, Until::Stopped, "it was started again");
@@ -101,7 +113,12 @@ impl Supervisor {
         Ok(None)
     }
 
-    fn request_restart(&mut self, token: u64, name: &str, now: Micros) -> Result<Option<String>, Refusal> {
+    fn request_restart(
+        &mut self,
+        token: u64,
+        name: &str,
+        now: Micros,
+    ) -> Result<Option<String>, Refusal> {
         self.refuse_while_ending()?;
         let alive = self.entry(name)?.is_alive();
         if !alive {
@@ -123,7 +140,11 @@ impl Supervisor {
     /// When the name is the image's, or the unit does not fit the others.
     pub fn check_definition(&self, unit: &Unit) -> Result<(), Refusal> {
         self.refuse_while_ending()?;
-        if self.entries.get(&unit.name).is_some_and(|entry| !entry.is_machine()) {
+        if self
+            .entries
+            .get(&unit.name)
+            .is_some_and(|entry| !entry.is_machine())
+        {
             let message = format!(
                 "`{}` is a unit of the image and cannot be defined anew; choose another name",
                 unit.name
@@ -164,22 +185,33 @@ impl Supervisor {
             }
             None => {
                 let origin = Origin::Machine { enabled: false };
-                self.entries.insert(name.clone(), Entry::new(unit, origin, None, now));
+                self.entries
+                    .insert(name.clone(), Entry::new(unit, origin, None, now));
                 Ok(format!("{name} is defined; start it to run it"))
             }
         }
     }
 
-    fn request_remove(&mut self, token: u64, name: &str, now: Micros) -> Result<Option<String>, Refusal> {
+    fn request_remove(
+        &mut self,
+        token: u64,
+        name: &str,
+        now: Micros,
+    ) -> Result<Option<String>, Refusal> {
         if !self.entry(name)?.is_machine() {
-            let message = format!("`{name}` is a unit of the image; only services that were defined on this machine can be removed");
+            let message = format!(
+                "`{name}` is a unit of the image; only services that were defined on this machine can be removed"
+            );
             return Err(Refusal::new("conflict", message));
         }
         let user = self.entries.values().find(|other| {
             other.unit.name != name && other.unit.dependencies().any(|(_, on)| on == name)
         });
         if let Some(user) = user {
-            let message = format!("`{}` names it; change or remove that one first", user.unit.name);
+            let message = format!(
+                "`{}` names it; change or remove that one first",
+                user.unit.name
+            );
             return Err(Refusal::new("conflict", message));
         }
         self.request_stop(token, name, Until::Removed, now)
@@ -193,7 +225,11 @@ impl Supervisor {
         if entry.is_alive() || !matches!(entry.state, UnitState::Stopped | UnitState::Failed) {
             return false;
         }
-        let Some(index) = entry.waiters.iter().position(|waiter| waiter.until == Until::Removed) else {
+        let Some(index) = entry
+            .waiters
+            .iter()
+            .position(|waiter| waiter.until == Until::Removed)
+        else {
             return false;
         };
         let token = entry.waiters.swap_remove(index).token;
@@ -253,7 +289,10 @@ impl Supervisor {
                     entry.wanted = true;
                     entry.again = true;
                 }
-                UnitState::Waiting | UnitState::Starting | UnitState::Ready | UnitState::Backoff => {}
+                UnitState::Waiting
+                | UnitState::Starting
+                | UnitState::Ready
+                | UnitState::Backoff => {}
             }
         }
     }
@@ -356,12 +395,19 @@ impl Supervisor {
                 });
             }
         }
-        self.log(Level::Warning, "the time for stopping is over: everything left was killed");
+        self.log(
+            Level::Warning,
+            "the time for stopping is over: everything left was killed",
+        );
     }
 
     pub(super) fn finish_ending(&mut self) {
         let alive = self.entries.values().any(Entry::is_alive);
-        if let Some(ending) = self.ending.as_mut().filter(|ending| !ending.halted && !alive) {
+        if let Some(ending) = self
+            .ending
+            .as_mut()
+            .filter(|ending| !ending.halted && !alive)
+        {
             ending.halted = true;
             let (action, stragglers) = (ending.action, ending.stragglers.iter().cloned().collect());
             self.out.push(Action::Halt { action, stragglers });
