@@ -22,7 +22,6 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// The service afterwards.
-    #[serde(flatten)]
     pub service: Service,
     /// False when it was already so before the call.
     pub changed: bool,

@@ -120,7 +120,7 @@ fn start_is_verified_and_undone() {
     }
     let context = init.context();
     let start = call("service.start", json!({"name": "nginx.service"}), &context).unwrap();
-    assert_eq!(start.output["state"], "ready");
+    assert_eq!(start.output["service"]["state"], "ready");
     assert_eq!(start.output["changed"], true);
     assert_eq!(start.output["along"], json!(["network"]));
     let done = undo("service.start", &start, &context);
