@@ -35,6 +35,7 @@ enum Format {
     Lines,
     YesNo,
     Json,
+    Negative,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +106,12 @@ impl Template {
     /// something that it names is not there.
     #[must_use]
     pub fn value(&self, scope: &Scope<'_>) -> Option<Value> {
-        if let [Part::Value(source, Format::Plain)] = self.0.as_slice() {
-            return scope.find(source).cloned();
+        match self.0.as_slice() {
+            [Part::Value(source, Format::Plain)] => return scope.find(source).cloned(),
+            [Part::Value(source, Format::Negative)] => {
+                return scope.find(source)?.as_i64()?.checked_neg().map(Value::from);
+            }
+            _ => {}
         }
         let mut out = String::new();
         for part in &self.0 {
@@ -189,13 +194,14 @@ impl Scope<'_> {
 
 impl Format {
     fn parse(name: &str) -> Result<Self, String> {
-        const KNOWN: [(&str, Format); 6] = [
+        const KNOWN: [(&str, Format); 7] = [
             ("bytes", Format::Bytes),
             ("percent", Format::Percent),
             ("count", Format::Count),
             ("lines", Format::Lines),
             ("yes_no", Format::YesNo),
             ("json", Format::Json),
+            ("negative", Format::Negative),
         ];
         KNOWN.iter().find(|(known, _)| *known == name).map(|(_, format)| *format).ok_or_else(|| {
             let near = aios_config::nearest(name, KNOWN.iter().map(|(known, _)| *known));
@@ -215,6 +221,7 @@ impl Format {
                 items.iter().map(plain).collect::<Vec<_>>().join("\n")
             }
             (Self::Json, value) => value.to_string(),
+            (Self::Negative, value) => value.as_i64().map_or_else(|| plain(value), |number| format!("-{number}")),
             (_, value) => plain(value),
         };
         shorten(text)

@@ -143,7 +143,7 @@ fn check(file: File) -> Result<Procedure, String> {
     }
     let steps = steps(file.step, file.post)?;
     plan::order(&steps).map_err(|error| error.to_string())?;
-    let ids: BTreeSet<&str> = steps.iter().filter(|step| step.kind == Kind::Step).map(|step| step.id.as_str()).collect();
+    let ids: BTreeSet<&str> = steps.iter().map(|step| step.id.as_str()).collect();
     for step in &steps {
         names_known(&step.args, &known).map_err(|error| format!("step {}: {error}", step.id))?;
         for expectation in &step.expect {

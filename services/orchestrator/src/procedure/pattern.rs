@@ -1,8 +1,10 @@
 //! Patterns: the words by which a goal asks for a procedure. `[a|b]` is optional, `(a|b)` is a choice,
 //! `{name:type}` is a parameter; everything else is a word, compared without regard to case.
 //!
-//! Invariants: a pattern is expanded when it is read, to a bounded number of plain sequences;
-//! matching has a bounded number of steps whatever the goal says.
+//! Invariants: every pattern has a word of its own and binds no parameter twice; matching has a
+//! bounded number of steps whatever the goal says.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
@@ -12,21 +14,22 @@ use super::{
 };
 use crate::template::is_name;
 
-/// Plain sequences that one pattern may stand for.
-const MAX_SEQUENCES: usize = 4_000;
-/// Steps that matching one sequence may take.
-const MAX_STEPS: u32 = 20_000;
+/// Steps that matching one pattern may take.
+const MAX_STEPS: u32 = 5_000;
+/// Brackets within brackets.
+const MAX_DEPTH: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Element {
+enum Node {
     Word(String),
     Parameter(String, Type),
+    Choice(Vec<Vec<Node>>),
 }
 
 /// A pattern, ready to match.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    sequences: Vec<Vec<Element>>,
+    nodes: Vec<Node>,
 }
 
 /// How well a goal fits; greater is better.
@@ -52,30 +55,23 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |error: String| format!("pattern `{text}`: {error}");
         let mut rest = text;
-        let sequences = alternatives(&mut rest, None).map_err(|error| format!("pattern `{text}`: {error}"))?;
-        if sequences.iter().any(|sequence| !sequence.iter().any(|part| matches!(part, Element::Word(_)))) {
-            return Err(format!("pattern `{text}` can match without any word of its own"));
+        let mut options = alternatives(&mut rest, None, 0).map_err(wrong)?;
+        let nodes = options.pop().unwrap_or_default();
+        names(&nodes).map_err(wrong)?;
+        if fewest_words(&nodes) == 0 {
+            return Err(wrong("it can match without any word of its own".to_owned()));
         }
-        for sequence in &sequences {
-            for (index, part) in sequence.iter().enumerate() {
-                if let Element::Parameter(name, _) = part {
-                    let twice = sequence.iter().skip(index + 1).any(|other| matches!(other, Element::Parameter(n, _) if n == name));
-                    if twice {
-                        return Err(format!("pattern `{text}` has {{{name}}} twice"));
-                    }
-                }
-            }
-        }
-        Ok(Self { sequences })
+        Ok(Self { nodes })
     }
 
     /// Every parameter and its type.
-    pub fn parameters(&self) -> impl Iterator<Item = (&str, Type)> {
-        self.sequences.iter().flatten().filter_map(|part| match part {
-            Element::Word(_) => None,
-            Element::Parameter(name, kind) => Some((name.as_str(), *kind)),
-        })
+    #[must_use]
+    pub fn parameters(&self) -> Vec<(&str, Type)> {
+        let mut found = Vec::new();
+        collect(&self.nodes, &mut found);
+        found
     }
 
     /// The best fit of the goal, if there is any.
@@ -83,13 +79,12 @@ impl Pattern {
     pub fn fit(&self, text: &str, words: &[Word<'_>]) -> Option<Fit> {
         let greeted = without_greeting(words);
         let bare = without_thanks(greeted);
+        let start = Place { score: Score { literals: 0, typed: 0, free: std::cmp::Reverse(0) }, after_text: false };
         let mut best: Option<Fit> = None;
-        for sequence in &self.sequences {
-            // What follows a text cannot be told from the text.
-            let open_ended = matches!(sequence.last(), Some(Element::Parameter(_, Type::Text)));
-            let words = if open_ended { greeted } else { bare };
-            let mut search = Search { text, budget: MAX_STEPS, best: None };
-            search.run(sequence, words, Score { literals: 0, typed: 0, free: std::cmp::Reverse(0) }, &mut Vec::new());
+        // Thanks after a text cannot be told from the text, so they belong to it.
+        for (words, ends_in_text) in [(greeted, true), (bare, false)] {
+            let mut search = Search { text, ends_in_text, budget: MAX_STEPS, best: None, values: Vec::new() };
+            search.run(&self.nodes, None, words, start);
             if let Some(fit) = search.best
                 && best.as_ref().is_none_or(|best| fit.score > best.score)
             {
@@ -100,70 +95,146 @@ impl Pattern {
     }
 }
 
+/// What follows once the nodes at hand are matched.
+struct Then<'p> {
+    nodes: &'p [Node],
+    next: Option<&'p Then<'p>>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    score: Score,
+    after_text: bool,
+}
+
 struct Search<'t> {
     text: &'t str,
+    ends_in_text: bool,
     budget: u32,
     best: Option<Fit>,
+    values: Vec<(String, Value)>,
 }
 
 impl Search<'_> {
-    fn run(&mut self, sequence: &[Element], words: &[Word<'_>], score: Score, values: &mut Vec<(String, Value)>) {
+    fn run(&mut self, nodes: &[Node], next: Option<&Then<'_>>, words: &[Word<'_>], place: Place) {
         let Some(budget) = self.budget.checked_sub(1) else {
             return;
         };
         self.budget = budget;
-        let Some((part, rest)) = sequence.split_first() else {
-            if words.is_empty() && self.best.as_ref().is_none_or(|best| score > best.score) {
-                self.best = Some(Fit { score, values: values.iter().cloned().collect() });
+        let Some((node, rest)) = nodes.split_first() else {
+            match next {
+                Some(then) => self.run(then.nodes, then.next, words, place),
+                None => self.accept(words, place),
             }
             return;
         };
-        match part {
-            Element::Word(literal) => {
+        match node {
+            Node::Word(literal) => {
                 if let Some((word, after)) = words.split_first()
                     && !word.quoted
                     && word.folded == *literal
                 {
-                    self.run(rest, after, Score { literals: score.literals + 1, ..score }, values);
+                    let score = Score { literals: place.score.literals + 1, ..place.score };
+                    self.run(rest, next, after, Place { score, after_text: false });
                 }
             }
-            Element::Parameter(name, kind) => {
+            Node::Choice(options) => {
+                let then = Then { nodes: rest, next };
+                for option in options {
+                    self.run(option, Some(&then), words, place);
+                }
+            }
+            Node::Parameter(name, kind) => {
                 let most = words.len().min(kind.span());
-                for count in 1..=most {
-                    // The last element takes everything that is left.
-                    if rest.is_empty() && count != words.len() {
-                        continue;
-                    }
+                // Nothing else can follow: the parameter takes everything that is left.
+                let least = if rest.is_empty() && next.is_none() { words.len().max(1) } else { 1 };
+                for count in least..=most {
                     let Some((taken, after)) = words.split_at_checked(count) else {
                         return;
                     };
-                    if let Some(value) = kind.read(self.text, taken) {
-                        let score = if *kind == Type::Text {
-                            Score { free: std::cmp::Reverse(score.free.0 + count), ..score }
-                        } else {
-                            Score { typed: score.typed + 1, ..score }
-                        };
-                        values.push((name.clone(), value));
-                        self.run(rest, after, score, values);
-                        values.pop();
-                    }
+                    let Some(value) = kind.read(self.text, taken) else {
+                        continue;
+                    };
+                    let after_text = *kind == Type::Text;
+                    let score = if after_text {
+                        Score { free: std::cmp::Reverse(place.score.free.0 + count), ..place.score }
+                    } else {
+                        Score { typed: place.score.typed + 1, ..place.score }
+                    };
+                    self.values.push((name.clone(), value));
+                    self.run(rest, next, after, Place { score, after_text });
+                    self.values.pop();
                 }
             }
         }
     }
+
+    fn accept(&mut self, words: &[Word<'_>], place: Place) {
+        let better = self.best.as_ref().is_none_or(|best| place.score > best.score);
+        if words.is_empty() && place.after_text == self.ends_in_text && better {
+            self.best = Some(Fit { score: place.score, values: self.values.iter().cloned().collect() });
+        }
+    }
 }
 
-/// Reads alternatives up to `end` (or the end of the text) and returns all their expansions.
-fn alternatives(rest: &mut &str, end: Option<char>) -> Result<Vec<Vec<Element>>, String> {
+fn collect<'n>(nodes: &'n [Node], found: &mut Vec<(&'n str, Type)>) {
+    for node in nodes {
+        match node {
+            Node::Word(_) => {}
+            Node::Parameter(name, kind) => found.push((name, *kind)),
+            Node::Choice(options) => options.iter().for_each(|option| collect(option, found)),
+        }
+    }
+}
+
+fn fewest_words(nodes: &[Node]) -> usize {
+    nodes
+        .iter()
+        .map(|node| match node {
+            Node::Word(_) => 1,
+            Node::Parameter(..) => 0,
+            Node::Choice(options) => options.iter().map(|option| fewest_words(option)).min().unwrap_or(0),
+        })
+        .sum()
+}
+
+/// The names that a sequence may bind; one that it could bind twice is an error.
+fn names(nodes: &[Node]) -> Result<BTreeSet<&str>, String> {
+    let mut all = BTreeSet::new();
+    for node in nodes {
+        let own = match node {
+            Node::Word(_) => BTreeSet::new(),
+            Node::Parameter(name, _) => BTreeSet::from([name.as_str()]),
+            Node::Choice(options) => {
+                let mut own = BTreeSet::new();
+                for option in options {
+                    own.extend(names(option)?);
+                }
+                own
+            }
+        };
+        if let Some(twice) = all.intersection(&own).next() {
+            return Err(format!("it has {{{twice}}} twice"));
+        }
+        all.extend(own);
+    }
+    Ok(all)
+}
+
+/// Reads alternatives up to `end`, or to the end of the text.
+fn alternatives(rest: &mut &str, end: Option<char>, depth: usize) -> Result<Vec<Vec<Node>>, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("more than {MAX_DEPTH} brackets within each other"));
+    }
     let mut done = Vec::new();
-    let mut current: Vec<Vec<Element>> = vec![Vec::new()];
+    let mut current = Vec::new();
     loop {
         *rest = rest.trim_start();
         let Some(next) = rest.chars().next() else {
             if let Some(end) = end {
                 return Err(format!("a `{end}` is missing"));
             }
-            done.append(&mut current);
+            done.push(current);
             return Ok(done);
         };
         let tail = rest.get(next.len_utf8()..).unwrap_or_default();
@@ -173,7 +244,7 @@ fn alternatives(rest: &mut &str, end: Option<char>) -> Result<Vec<Vec<Element>>,
                     return Err(format!("`{next}` closes nothing"));
                 }
                 *rest = tail;
-                done.append(&mut current);
+                done.push(current);
                 return Ok(done);
             }
             '|' => {
@@ -181,48 +252,37 @@ fn alternatives(rest: &mut &str, end: Option<char>) -> Result<Vec<Vec<Element>>,
                     return Err("`|` stands outside of ( ) and [ ]".to_owned());
                 }
                 *rest = tail;
-                done.append(&mut current);
-                current = vec![Vec::new()];
+                done.push(std::mem::take(&mut current));
             }
             '[' => {
                 *rest = tail;
-                let mut options = alternatives(rest, Some(']'))?;
+                let mut options = alternatives(rest, Some(']'), depth + 1)?;
                 options.push(Vec::new());
-                current = product(&current, &options)?;
+                current.push(Node::Choice(options));
             }
             '(' => {
                 *rest = tail;
-                let options = alternatives(rest, Some(')'))?;
-                current = product(&current, &options)?;
+                current.push(Node::Choice(alternatives(rest, Some(')'), depth + 1)?));
             }
             '{' => {
                 let (inner, after) = tail.split_once('}').ok_or("a `}` is missing")?;
-                let (name, kind) = inner.split_once(':').ok_or_else(|| format!("{{{inner}}} has no type: write {{name:type}}"))?;
+                let (name, kind) =
+                    inner.split_once(':').ok_or_else(|| format!("{{{inner}}} has no type: write {{name:type}}"))?;
                 if !is_name(name) {
                     return Err(format!("`{name}` cannot name a parameter"));
                 }
                 *rest = after;
-                current = product(&current, &[vec![Element::Parameter(name.to_owned(), Type::parse(kind)?)]])?;
+                current.push(Node::Parameter(name.to_owned(), Type::parse(kind)?));
             }
             '}' => return Err("`}` closes nothing".to_owned()),
             _ => {
-                let len = rest.find(|char: char| char.is_whitespace() || "[](){}|".contains(char)).unwrap_or(rest.len());
-                let (word, after) = rest.split_at(len);
+                let ends = |char: char| char.is_whitespace() || "[](){}|".contains(char);
+                let (word, after) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
                 *rest = after;
-                current = product(&current, &[vec![Element::Word(word.to_lowercase())]])?;
+                current.push(Node::Word(word.to_lowercase()));
             }
         }
     }
-}
-
-fn product(heads: &[Vec<Element>], tails: &[Vec<Element>]) -> Result<Vec<Vec<Element>>, String> {
-    if heads.len() * tails.len() > MAX_SEQUENCES {
-        return Err(format!("it stands for more than {MAX_SEQUENCES} sequences of words; split it"));
-    }
-    Ok(heads
-        .iter()
-        .flat_map(|head| tails.iter().map(move |tail| head.iter().chain(tail).cloned().collect()))
-        .collect())
 }
 
 #[cfg(test)]
@@ -275,8 +335,19 @@ mod tests {
             let error = Pattern::parse(pattern).unwrap_err();
             assert!(error.contains(part), "{pattern}: {error}");
         }
-        let bomb = format!("x {}", "(a|b|c|d|e|f|g|h) ".repeat(20));
-        assert!(Pattern::parse(&bomb).unwrap_err().contains("split it"));
+        let deep = format!("x {}a{}", "[".repeat(20), "]".repeat(20));
+        assert!(Pattern::parse(&deep).unwrap_err().contains("within each other"));
+    }
+
+    #[test]
+    fn choices_and_options_nest() {
+        let pattern = "install {s:name} and (make sure|check) [that] it answers [on port {port:port}]";
+        assert_eq!(fit(pattern, "install nginx and make sure it answers"), Some(json!({"s": "nginx"})));
+        assert_eq!(
+            fit(pattern, "install nginx and check that it answers on port 80."),
+            Some(json!({"s": "nginx", "port": 80}))
+        );
+        assert_eq!(fit(pattern, "install nginx and make sure it answers on port"), None);
     }
 
     proptest! {
