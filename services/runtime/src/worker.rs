@@ -26,6 +26,9 @@ use crate::{
     protocol::{self, Failure, FromWorker, Loaded, Outcome, Task, ToWorker},
 };
 
+/// Less context is of no use: a test prompt and a short answer must fit.
+const MIN_CONTEXT: u32 = 256;
+
 /// How a worker is started.
 #[derive(Debug, Clone, clap::Args)]
 pub struct WorkerArgs {
@@ -127,9 +130,10 @@ struct Engine {
 impl Engine {
     fn load(file: File, context_tokens: u32, stop: &Arc<Stop>) -> Result<Self, LlamaError> {
         let model = Arc::new(Model::load(file)?);
+        let wanted = context_tokens.max(MIN_CONTEXT);
         let tokens = match model.trained_context() {
-            0 => context_tokens,
-            trained => trained.min(context_tokens),
+            0 => wanted,
+            trained => trained.min(wanted),
         };
         let writer = Writer::new(&model, tokens, stop)?;
         Ok(Self {

@@ -76,6 +76,49 @@ async fn a_request_survives_its_engine_once() {
     assert!(!daemon.generate(prompt("others")).await.text.is_empty());
 }
 
+#[tokio::test]
+async fn a_request_that_kills_engines_is_given_up_and_others_go_on() {
+    let daemon = Home::new().start();
+    let before = daemon.worker_but(0);
+    // The parser of grammars recurses without a limit and runs out of stack.
+    let poison = GenerateRequest {
+        grammar: format!("root ::= {}", "(".repeat(60_000)),
+        ..prompt("x")
+    };
+    let status = daemon
+        .client(ORCHESTRATOR)
+        .generate(poison)
+        .await
+        .unwrap_err();
+    let error = Error::from(status);
+    assert_eq!(
+        (error.category(), error.retryable()),
+        (Category::Internal, false),
+        "{error}"
+    );
+    assert_eq!(
+        daemon.generate(prompt("others")).await.finish_reason,
+        "length"
+    );
+    assert_ne!(daemon.worker_but(before), before);
+}
+
+#[tokio::test]
+async fn an_engine_ends_with_its_daemon() {
+    let mut daemon = Home::new().start();
+    let worker = daemon.worker_but(0);
+    daemon.signal(libc::SIGKILL);
+    assert!(daemon.wait(Duration::from_secs(5)).is_some());
+    let end = Instant::now() + Duration::from_secs(5);
+    // Its parent is gone, so that it may stay as a zombie until somebody reaps it.
+    while fs::read_to_string(format!("/proc/{worker}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z "))
+    {
+        assert!(Instant::now() < end, "the engine is left behind");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 async fn wait_for_running(daemon: &Daemon) {
     let end = Instant::now() + Duration::from_secs(10);
     while daemon.health().await.running == 0 {
@@ -502,7 +545,9 @@ async fn it_stops_when_asked_even_while_it_computes() {
         .expect("it does not stop");
     assert!(status.success(), "{status}");
     let end = Instant::now() + Duration::from_secs(2);
-    while fs::metadata(format!("/proc/{worker}")).is_ok() {
+    while fs::read_to_string(format!("/proc/{worker}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z "))
+    {
         assert!(Instant::now() < end, "the engine is left behind");
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -52,6 +52,7 @@ pub(super) struct Job {
     pub(super) deadline: Instant,
     /// Set by a cancel, or when the caller is gone.
     pub(super) cancel: CancellationToken,
+    /// Without a limit of its own: `max_tokens` limits what there is to send.
     pub(super) events: mpsc::UnboundedSender<Event>,
     /// Whether a worker died of it, or at least with it.
     pub(super) killed_once: bool,
