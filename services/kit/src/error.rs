@@ -214,7 +214,11 @@ impl From<Status> for Error {
         if let Some(detail) = detail {
             return detail.into();
         }
+        // Which code the transport gives to a connection that broke depends on the moment in which
+        // it broke; a status that a daemon has sent has no source.
+        let broke = std::error::Error::source(&status).is_some();
         let category = match status.code() {
+            Code::Internal | Code::Cancelled if broke => Category::Network,
             Code::Unavailable | Code::Unknown | Code::Aborted => Category::Network,
             Code::ResourceExhausted => Category::RateLimit,
             Code::PermissionDenied | Code::Unauthenticated => Category::Auth,
@@ -239,6 +243,16 @@ mod tests {
             .hint("wait")
             .with_retry_after(Duration::from_secs(2));
         assert_eq!(Error::from(Status::from(error.clone())), error);
+    }
+
+    #[test]
+    fn a_broken_connection_is_the_network_whatever_its_code() {
+        for code in [Code::Internal, Code::Cancelled, Code::Unknown] {
+            assert!(!Error::from(Status::internal("a fault")).retryable());
+            let mut status = Status::new(code, "h2 protocol error");
+            status.set_source(std::sync::Arc::new(std::io::Error::other("connection reset")));
+            assert!(Error::from(status).retryable(), "{code}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod identity;
+mod inherited;
 pub mod paths;
 pub mod process;
 pub mod retry;

@@ -12,13 +12,17 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnixListenerStream;
 
-use crate::error::{Category, Error};
+use crate::{
+    error::{Category, Error},
+    inherited,
+};
 
 /// Largest message that a daemon takes, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
-/// Binds a Unix socket in place of one that an earlier process left behind. The socket is open to
-/// every local user (mode 0666): who may call what is decided per call, by the caller's uid.
+/// The Unix socket that PID 1 made for this daemon at `path`; or else one that is bound here, in
+/// place of one that an earlier process left behind. The socket is open to every local user (mode
+/// 0666): who may call what is decided per call, by the caller's uid.
 ///
 /// # Errors
 /// When the directory cannot be made, a file that is no socket is in the way, or binding fails.
@@ -29,6 +33,11 @@ pub fn bind(path: &Path) -> Result<UnixListenerStream, Error> {
             format!("cannot listen on {}: {error}", path.display()),
         )
     };
+    if let Some(listener) = inherited::take(path).map_err(fail)? {
+        return Ok(UnixListenerStream::new(
+            UnixListener::from_std(listener).map_err(fail)?,
+        ));
+    }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(fail)?;
     }
