@@ -10,7 +10,10 @@ const CONSOLE: Party = Party::Daemon("console");
 pub const TABLE: AccessTable = AccessTable {
     service: "aios.v1.Tools",
     rows: &[
-        ("ListTools", &[ORCHESTRATOR, CONSOLE, Party::AnyAgent, Party::Root]),
+        (
+            "ListTools",
+            &[ORCHESTRATOR, CONSOLE, Party::AnyAgent, Party::Root],
+        ),
         ("CheckCall", &[ORCHESTRATOR, CONSOLE, Party::Root]),
         ("OpenGrant", &[ORCHESTRATOR]),
         ("CloseGrant", &[ORCHESTRATOR]),
@@ -19,7 +22,10 @@ pub const TABLE: AccessTable = AccessTable {
         ("RecordEvent", &[Party::AnyDaemon]),
         ("ListLedger", &[ORCHESTRATOR, CONSOLE, Party::Root]),
         ("VerifyLedger", &[ORCHESTRATOR, CONSOLE, Party::Root]),
-        ("ToolsHealth", &[Party::AnyDaemon, Party::AnyAgent, Party::Root]),
+        (
+            "ToolsHealth",
+            &[Party::AnyDaemon, Party::AnyAgent, Party::Root],
+        ),
     ],
 };
 
@@ -70,7 +76,11 @@ mod tests {
 
     #[test]
     fn every_method_has_a_row_and_every_row_a_method() {
-        let rows: BTreeSet<String> = TABLE.rows.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let rows: BTreeSet<String> = TABLE
+            .rows
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
         assert_eq!(rows, methods());
         assert_eq!(rows.len(), TABLE.rows.len());
     }
@@ -99,7 +109,10 @@ mod tests {
         assert!(!allowed("Execute", &orchestrator));
         for method in ["OpenGrant", "CloseGrant"] {
             assert!(!allowed(method, &Principal::Root), "{method}");
-            assert!(!allowed(method, &Principal::Daemon("console".to_owned())), "{method}");
+            assert!(
+                !allowed(method, &Principal::Daemon("console".to_owned())),
+                "{method}"
+            );
         }
     }
 }

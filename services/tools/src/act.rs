@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Instant};
 
 use aios_kit::{Category, Error, Principal};
 use aios_proto::v1::ExecuteReply;
-use aios_tool_api::{Context, PreImage, ToolError, Undone, canonical};
+use aios_tool_api::{Context, ToolError, canonical};
 use serde_json::{Value, json};
 use tokio::{runtime::Handle, sync::OwnedMutexGuard, time::timeout_at};
 
@@ -14,7 +14,7 @@ use crate::{
     calls::{self, Call, State},
     catalogue::CatalogueEntry,
     engine::{Chain, Engine},
-    ledger::{Kind, LedgerError, now_ms},
+    ledger::{Kind, LedgerError},
     outcome::{Outcome, ledger_error},
     pipeline::{Asked, SharedProgress, bare_reply, locked},
     prepare::{OnBehalf, Prepared, guarded},
@@ -49,7 +49,10 @@ impl Act {
     fn steps(&self) -> Result<ExecuteReply, LedgerError> {
         let asked_hash = canonical::action_hash(self.entry.spec.name, &self.asked.args);
         let earlier = match self.asked.scoped_key() {
-            Some(key) => self.engine.ledger.read(|connection| calls::by_key(connection, &key))?,
+            Some(key) => self
+                .engine
+                .ledger
+                .read(|connection| calls::by_key(connection, &key))?,
             None => None,
         };
         if let Some(call) = &earlier {
@@ -58,7 +61,10 @@ impl Act {
                     "invalid",
                     Error::new(
                         Category::Conflict,
-                        format!("this key was already used for another call, {}", call.call_id),
+                        format!(
+                            "this key was already used for another call, {}",
+                            call.call_id
+                        ),
                     )
                     .hint("use a new key for a new call"),
                 )));
@@ -105,7 +111,8 @@ impl Act {
                         hint: String::new(),
                     };
                     let process = self.asked.caller.process.to_string();
-                    self.engine.record_denial(&prepared, &who, &process, &refusal)?;
+                    self.engine
+                        .record_denial(&prepared, &who, &process, &refusal)?;
                 }
                 return Ok(bare_reply(&outcome));
             }
@@ -137,15 +144,20 @@ impl Act {
         };
         who.agent.clone_from(agent);
         let tool = self.entry.spec.name;
-        Ok(match self.engine.grant(agent, &self.asked.task_id, tool, action_hash)? {
-            Ok(grant) => Ok(OnBehalf {
-                principal: grant.principal,
-                role: grant.role,
-                goal_id: grant.goal_id,
-                ..who
-            }),
-            Err(refusal) => Err((who, refusal)),
-        })
+        Ok(
+            match self
+                .engine
+                .grant(agent, &self.asked.task_id, tool, action_hash)?
+            {
+                Ok(grant) => Ok(OnBehalf {
+                    principal: grant.principal,
+                    role: grant.role,
+                    goal_id: grant.goal_id,
+                    ..who
+                }),
+                Err(refusal) => Err((who, refusal)),
+            },
+        )
     }
 
     fn deny(
@@ -155,7 +167,9 @@ impl Act {
         refusal: &Refusal,
     ) -> Result<ExecuteReply, LedgerError> {
         let process = self.asked.caller.process.to_string();
-        let seq = self.engine.record_denial(prepared, who, &process, refusal)?;
+        let seq = self
+            .engine
+            .record_denial(prepared, who, &process, refusal)?;
         Ok(ExecuteReply {
             outcome_seq: seq,
             risk: prepared.risk.name().to_owned(),
@@ -181,29 +195,38 @@ impl Act {
             .map_err(|error| LedgerError::Damaged(format!("call {}: {error}", call.call_id)))?;
         let prepared = Engine::describe(&self.entry, kept.completed_from(&self.asked.args));
         match &prepared {
-            Ok(prepared) if prepared.action_hash != call.action_hash => Err(LedgerError::Damaged(
-                format!("call {}: its arguments are not those of its hash", call.call_id),
-            )),
+            Ok(prepared) if prepared.action_hash != call.action_hash => {
+                Err(LedgerError::Damaged(format!(
+                    "call {}: its arguments are not those of its hash",
+                    call.call_id
+                )))
+            }
             _ => Ok(prepared),
         }
     }
 
     /// Waits until nothing else of the family changes anything, with a ledger that can be trusted.
-    fn may_change(&self) -> Result<Option<OwnedMutexGuard<()>>, Outcome> {
+    fn may_change(&self) -> Result<Option<OwnedMutexGuard<()>>, Box<Outcome>> {
         let engine = &self.engine;
         let deadline = self.context.deadline.into();
         let late = |_| {
-            Outcome::error(
+            Box::new(Outcome::error(
                 "timeout",
-                Error::new(Category::Timeout, "the call never had its turn before its deadline")
-                    .hint("nothing was done; another call of the same family is still running"),
-            )
+                Error::new(
+                    Category::Timeout,
+                    "the call never had its turn before its deadline",
+                )
+                .hint("nothing was done; another call of the same family is still running"),
+            ))
         };
         let chain = Handle::current()
             .block_on(async { timeout_at(deadline, engine.chain_checked()).await })
             .map_err(late)?;
         if let Chain::Broken { seq, problem } = chain {
-            return Err(Outcome::error("failed", broken_ledger(seq, &problem)));
+            return Err(Box::new(Outcome::error(
+                "failed",
+                broken_ledger(seq, &problem),
+            )));
         }
         let family = engine
             .family(self.entry.family)
@@ -214,7 +237,7 @@ impl Act {
             .map_err(late)?;
         self.context
             .check_alive()
-            .map_err(|error| Outcome::of_tool(&error))?;
+            .map_err(|error| Box::new(Outcome::of_tool(&error)))?;
         Ok(family)
     }
 
@@ -229,7 +252,9 @@ impl Act {
         let store = (prepared.changes() && prepared.entry.spec.undo.is_some())
             .then_some(&self.engine.blobs);
         let kept = Kept::new(&prepared.args, secret, store).map_err(|error| {
-            LedgerError::Damaged(format!("the pre-image store cannot take the arguments: {error}"))
+            LedgerError::Damaged(format!(
+                "the pre-image store cannot take the arguments: {error}"
+            ))
         })?;
         let args = serde_json::to_string(&kept)
             .map_err(|error| LedgerError::Damaged(error.to_string()))?;
@@ -267,9 +292,7 @@ impl Act {
                 call_id: earlier.call_id,
                 attempt: earlier.attempt + 1,
                 state: earlier.state,
-                pre_image: earlier
-                    .pre_image
-                    .filter(|_| earlier.undo_state.is_empty()),
+                pre_image: earlier.pre_image.filter(|_| earlier.undo_state.is_empty()),
                 intent_seq: earlier.intent_seq,
                 ..fresh
             },
@@ -318,7 +341,11 @@ impl Act {
         // What can be undone acts only after what was there is saved; anything else may act as soon
         // as its intent is recorded.
         let saves = prepared.entry.spec.undo.is_some() && call.pre_image.is_none();
-        call.state = if saves { State::Intended } else { State::Acting };
+        call.state = if saves {
+            State::Intended
+        } else {
+            State::Acting
+        };
         call.undo_state.clear();
         let intent = call.entry(Kind::Intent, self.intent_detail(prepared, &call));
         let mut call = ledger.write_blocking(move |batch| {
@@ -334,7 +361,10 @@ impl Act {
         let mut unrecorded = None;
         let outcome = self.attempt(prepared, || {
             if saves {
-                let pre_image = prepared.entry.tool.pre_image(&prepared.args, &self.context)?;
+                let pre_image = prepared
+                    .entry
+                    .tool
+                    .pre_image(&prepared.args, &self.context)?;
                 self.context.check_alive()?;
                 call.state = State::Acting;
                 call.pre_image = pre_image.as_ref().map(|before| before.data.to_string());
@@ -429,121 +459,6 @@ impl Act {
             "key": call.key,
             "attempt": (call.attempt > 1).then_some(call.attempt),
         })
-    }
-
-    /// What to do with a call that was cut short when the daemon ended: make it again if that is
-    /// harmless or it never acted, else undo it first, else say that nobody knows. `None` means: go on and make it.
-    fn resolve_cut_short(
-        &self,
-        prepared: &Prepared,
-        call: &mut Call,
-    ) -> Result<Option<ExecuteReply>, LedgerError> {
-        if call.state == State::Intended || prepared.idempotent {
-            return Ok(None);
-        }
-        let mut why = "it cannot be undone".to_owned();
-        if let Some(text) = call.pre_image.take() {
-            let data = serde_json::from_str(&text)
-                .map_err(|error| LedgerError::Damaged(format!("call {}: {error}", call.call_id)))?;
-            let tool = &prepared.entry.tool;
-            let undone = guarded(prepared.entry.spec.name, || {
-                tool.undo(&prepared.args, &PreImage { data }, None, &self.context)
-            });
-            let (word, said) = match &undone {
-                Ok(Undone::Undone(said)) => ("undone", said.clone()),
-                Ok(Undone::Nothing(said)) => ("nothing_to_undo", said.clone()),
-                Ok(Undone::Refused(said)) => ("refused", said.clone()),
-                Err(error) => ("failed", error.to_string()),
-            };
-            let detail = json!({ "phase": "recovery", "outcome": word, "detail": said });
-            let record = call.entry(Kind::Rollback, detail);
-            self.engine
-                .ledger
-                .write_blocking(move |batch| batch.append(record))?;
-            if matches!(undone, Ok(Undone::Undone(_) | Undone::Nothing(_))) {
-                return Ok(None);
-            }
-            call.pre_image = Some(text);
-            why = format!("undoing it was not possible: {said}");
-        }
-        let error = Error::new(
-            Category::Conflict,
-            format!(
-                "{} was cut short when aios-tools ended, and nobody knows whether it was done; {why}",
-                call.tool
-            ),
-        )
-        .hint(format!(
-            "look at the machine and at `aios audit list --call {}`; then ask again with a new key if it was not done",
-            call.call_id
-        ));
-        let outcome = Outcome::error("unknown", error);
-        call.finish(&outcome, 0);
-        let detail = outcome.detail(true, 0);
-        let mut row = call.clone();
-        let row = self.engine.ledger.write_blocking(move |batch| {
-            row.outcome_seq = batch.append(row.entry(Kind::Outcome, detail))?;
-            calls::put(batch, &row)?;
-            Ok(row)
-        })?;
-        self.engine.interrupted.fetch_sub(1, Ordering::Relaxed);
-        Ok(Some(row.reply(false)))
-    }
-}
-
-impl Call {
-    /// Whether its outcome is what every repetition gets. A failure that may pass is tried again,
-    /// if trying again cannot do anything twice.
-    fn is_final(&self, entry: &CatalogueEntry) -> bool {
-        if self.state != State::Done {
-            return false;
-        }
-        let may_pass = self
-            .error
-            .as_deref()
-            .and_then(crate::outcome::stored_error)
-            .is_some_and(|error| error.retryable);
-        self.outcome == "ok" || !may_pass || !(self.risk == "low" || entry.spec.idempotent)
-    }
-
-    /// Takes in how it ended.
-    pub fn finish(&mut self, outcome: &Outcome, duration_us: u64) {
-        self.state = State::Done;
-        self.outcome = outcome.name.to_owned();
-        self.result = outcome.result.as_ref().map(ToString::to_string);
-        self.error = outcome.error.as_ref().map(crate::outcome::store_error);
-        self.duration_us = duration_us;
-        self.ended_ms = now_ms();
-    }
-
-    /// A record about this call.
-    #[must_use]
-    pub fn entry(&self, kind: Kind, detail: Value) -> crate::ledger::Entry {
-        let who = OnBehalf {
-            principal: self.principal.clone(),
-            role: self.role.clone(),
-            agent: self.agent.clone(),
-            goal_id: self.goal_id.clone(),
-            task_id: self.task_id.clone(),
-        };
-        crate::prepare::entry_for(kind, &who, &self.call_id, &self.tool, detail)
-    }
-
-    /// The reply that its outcome is.
-    #[must_use]
-    pub fn reply(&self, replayed: bool) -> ExecuteReply {
-        ExecuteReply {
-            call_id: self.call_id.clone(),
-            outcome: self.outcome.clone(),
-            result_json: self.result.clone().unwrap_or_default(),
-            error: self.error.as_deref().and_then(crate::outcome::stored_error),
-            intent_seq: self.intent_seq,
-            outcome_seq: self.outcome_seq,
-            replayed,
-            reversible: self.outcome == "ok" && self.pre_image.is_some(),
-            risk: self.risk.clone(),
-            duration_us: self.duration_us,
-        }
     }
 }
 

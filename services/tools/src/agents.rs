@@ -33,7 +33,10 @@ impl Agents {
         let mut agents = BTreeMap::new();
         for path in aios_config::toml_files(&etc.join("agents"))? {
             let file: AgentFile = aios_config::load(&path)?;
-            if path.file_stem().is_none_or(|stem| stem != file.name.as_str()) {
+            if path
+                .file_stem()
+                .is_none_or(|stem| stem != file.name.as_str())
+            {
                 return Err(ConfigError::Invalid {
                     message: format!("this file is about the agent `{}`", file.name),
                     hint: format!("; name it {}.toml", file.name),
@@ -71,11 +74,23 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_place() {
-        let error = load("a.toml", "name = \"a\"\ncapabilites = []\n").unwrap_err().to_string();
-        assert!(error.contains("a.toml:2:1") && error.contains("`capabilities`"), "{error}");
-        let error = load("a.toml", "name = \"a\"\ncapabilities = [\"fs\"]\n").unwrap_err().to_string();
-        assert!(error.contains("a.toml:2:") && error.contains("namespace:action"), "{error}");
-        let error = load("b.toml", "name = \"a\"\ncapabilities = []\n").unwrap_err().to_string();
+        let error = load("a.toml", "name = \"a\"\ncapabilites = []\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a.toml:2:1") && error.contains("`capabilities`"),
+            "{error}"
+        );
+        let error = load("a.toml", "name = \"a\"\ncapabilities = [\"fs\"]\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a.toml:2:") && error.contains("namespace:action"),
+            "{error}"
+        );
+        let error = load("b.toml", "name = \"a\"\ncapabilities = []\n")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("name it a.toml"), "{error}");
     }
 

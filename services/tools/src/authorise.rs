@@ -64,7 +64,13 @@ pub fn check(
     for capability in needed {
         let apart = policy.stands_apart(capability, changes);
         let place = format!("[roles.{}] of {role_file}", subject.role);
-        one(role, &format!("the role `{}`", subject.role), &place, capability, apart.as_deref())?;
+        one(
+            role,
+            &format!("the role `{}`", subject.role),
+            &place,
+            capability,
+            apart.as_deref(),
+        )?;
         if let Some(agent) = subject.agent {
             let holder = format!("the agent `{agent}`");
             let place = format!("its file agents/{agent}.toml");

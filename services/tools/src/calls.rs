@@ -183,7 +183,10 @@ pub fn put(batch: &Batch<'_>, call: &Call) -> Result<(), LedgerError> {
 pub fn set_undo_state(batch: &Batch<'_>, call_id: &str, state: &str) -> Result<(), LedgerError> {
     batch
         .connection()
-        .execute("UPDATE calls SET undo_state = ? WHERE call_id = ?", params![state, call_id])
+        .execute(
+            "UPDATE calls SET undo_state = ? WHERE call_id = ?",
+            params![state, call_id],
+        )
         .map(drop)
         .map_err(LedgerError::database("store the undoing of a call"))
 }
@@ -259,7 +262,8 @@ pub fn to_undo(connection: &Connection, selection: &Selection) -> Result<Vec<Cal
 /// # Errors
 /// When SQLite refuses.
 pub fn cut_short(connection: &Connection) -> Result<Vec<Call>, LedgerError> {
-    let condition = "state <> 'done' AND (state = 'acting' OR (state = 'intended' AND outcome = ''))";
+    let condition =
+        "state <> 'done' AND (state = 'acting' OR (state = 'intended' AND outcome = ''))";
     many(connection, condition, &[])
 }
 
@@ -269,9 +273,11 @@ pub fn cut_short(connection: &Connection) -> Result<Vec<Call>, LedgerError> {
 /// When SQLite refuses.
 pub fn count_interrupted(connection: &Connection) -> Result<u64, LedgerError> {
     connection
-        .query_row("SELECT count(*) FROM calls WHERE state = 'interrupted'", [], |row| {
-            row.get::<_, i64>(0).map(i64::cast_unsigned)
-        })
+        .query_row(
+            "SELECT count(*) FROM calls WHERE state = 'interrupted'",
+            [],
+            |row| row.get::<_, i64>(0).map(i64::cast_unsigned),
+        )
         .map_err(LedgerError::database("count calls"))
 }
 

@@ -55,11 +55,10 @@ impl Catalogue {
     /// That there is none, with the nearest name.
     pub fn get(&self, name: &str) -> Result<&Arc<CatalogueEntry>, ToolError> {
         self.0.get(name).ok_or_else(|| {
-            let hint = aios_config::nearest(name, self.0.keys().copied())
-                .map_or_else(
-                    || "`aios tool list` shows every tool".to_owned(),
-                    |near| format!("did you mean `{near}`?"),
-                );
+            let hint = aios_config::nearest(name, self.0.keys().copied()).map_or_else(
+                || "`aios tool list` shows every tool".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
             ToolError::invalid(format!("there is no tool `{name}`")).hint(hint)
         })
     }
@@ -136,7 +135,9 @@ impl CatalogueEntry {
     pub fn validate(&self, args: &Value) -> Result<(), ToolError> {
         let name = self.spec.name;
         if !args.is_object() {
-            return Err(ToolError::invalid(format!("arguments of {name}: not a JSON object")));
+            return Err(ToolError::invalid(format!(
+                "arguments of {name}: not a JSON object"
+            )));
         }
         let mut unknown = Vec::new();
         let mut problems = Vec::new();

@@ -103,7 +103,9 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("ledger", &self.ledger).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("ledger", &self.ledger)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,10 +146,12 @@ impl Engine {
         std::thread::Builder::new()
             .name("chain-check".to_owned())
             .spawn(move || checking.check_chain())
-            .map_err(|error| StartError::Ledger(LedgerError::Database {
-                what: "be checked",
-                message: error.to_string(),
-            }))?;
+            .map_err(|error| {
+                StartError::Ledger(LedgerError::Database {
+                    what: "be checked",
+                    message: error.to_string(),
+                })
+            })?;
         Ok(engine)
     }
 
@@ -207,7 +211,11 @@ impl Engine {
             },
         };
         if let Chain::Broken { seq, problem } = &chain {
-            tracing::error!(seq, problem, "the ledger does not verify: nothing will be changed");
+            tracing::error!(
+                seq,
+                problem,
+                "the ledger does not verify: nothing will be changed"
+            );
         }
         self.chain.send_replace(chain);
     }

@@ -8,6 +8,8 @@ pub fn registry() -> Registry {
     let mut registry = Registry::default();
     for register in [
         aios_tool_fs::register,
+        aios_tool_hw::register,
+        aios_tool_hw::register,
         aios_tool_monitor::register,
         aios_tool_net::register,
         aios_tool_pkg::register,

@@ -32,7 +32,10 @@ impl Grant {
     ) -> Result<(), String> {
         let task = &self.terms.task_id;
         if self.terms.agent != agent {
-            return Err(format!("task {task} was granted to the agent `{}`", self.terms.agent));
+            return Err(format!(
+                "task {task} was granted to the agent `{}`",
+                self.terms.agent
+            ));
         }
         if self.closed {
             return Err(format!("the grant of task {task} is closed"));
@@ -41,7 +44,10 @@ impl Grant {
             return Err(format!("the grant of task {task} has expired"));
         }
         if self.terms.tool != tool {
-            return Err(format!("task {task} was granted {}, not {tool}", self.terms.tool));
+            return Err(format!(
+                "task {task} was granted {}, not {tool}",
+                self.terms.tool
+            ));
         }
         if self.terms.action_hash != action_hash {
             return Err(format!(
@@ -84,7 +90,10 @@ pub fn put(batch: &Batch<'_>, grant: &v1::Grant) -> Result<(), LedgerError> {
 pub fn close(batch: &Batch<'_>, task_id: &str) -> Result<bool, LedgerError> {
     batch
         .connection()
-        .execute("UPDATE grants SET closed = 1 WHERE task_id = ? AND closed = 0", [task_id])
+        .execute(
+            "UPDATE grants SET closed = 1 WHERE task_id = ? AND closed = 0",
+            [task_id],
+        )
         .map(|changed| changed > 0)
         .map_err(LedgerError::database("close a grant"))
 }
@@ -96,7 +105,10 @@ pub fn close(batch: &Batch<'_>, task_id: &str) -> Result<bool, LedgerError> {
 pub fn prune(batch: &Batch<'_>, before_ms: u64) -> Result<(), LedgerError> {
     batch
         .connection()
-        .execute("DELETE FROM grants WHERE expires_ms < ?", [before_ms.cast_signed()])
+        .execute(
+            "DELETE FROM grants WHERE expires_ms < ?",
+            [before_ms.cast_signed()],
+        )
         .map(drop)
         .map_err(LedgerError::database("remove old grants"))
 }

@@ -50,7 +50,10 @@ impl Drop for Turn {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         self.guard = None;
         // Only the map itself holds a lock that nobody uses or waits for.
-        if keys.get(&self.key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if keys
+            .get(&self.key)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             keys.remove(&self.key);
         }
     }
@@ -67,10 +70,16 @@ mod tests {
         let keys = InFlight::default();
         let first = keys.turn("a").await;
         let waiting = keys.turn("a");
-        assert!(tokio::time::timeout(Duration::from_millis(20), waiting).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), waiting)
+                .await
+                .is_err()
+        );
         let other = keys.turn("b").await;
         drop(first);
-        let second = tokio::time::timeout(Duration::from_secs(5), keys.turn("a")).await.unwrap();
+        let second = tokio::time::timeout(Duration::from_secs(5), keys.turn("a"))
+            .await
+            .unwrap();
         drop((second, other));
         assert_eq!(keys.len(), 0);
     }

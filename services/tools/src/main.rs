@@ -31,7 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(async {
         // Calls that still run must not keep the socket open for ever.
         let asked = std::sync::Arc::new(tokio::sync::Notify::new());
@@ -47,7 +49,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
             aios_tools::families::registry(),
             stop,
             |engine| {
-                tracing::info!(tools = engine.catalogue.len(), records = engine.ledger.tail().seq, "ready");
+                tracing::info!(
+                    tools = engine.catalogue.len(),
+                    records = engine.ledger.tail().seq,
+                    "ready"
+                );
                 server::notify_ready("serving");
             },
         );

@@ -57,7 +57,11 @@ impl Asked {
     pub fn scoped_key(&self) -> Option<String> {
         match &self.caller.process {
             Principal::Agent(_) => {
-                let key = if self.key.is_empty() { &self.task_id } else { &self.key };
+                let key = if self.key.is_empty() {
+                    &self.task_id
+                } else {
+                    &self.key
+                };
                 (!key.is_empty()).then(|| format!("task/{key}"))
             }
             process => (!self.key.is_empty())
@@ -107,7 +111,10 @@ impl Engine {
         let guard = CancelOnDrop(Arc::clone(&cancelled));
         let work = tokio::spawn(self.execute_detached(asked, cancelled));
         let reply = work.await.unwrap_or_else(|error| {
-            Err(Error::new(Category::Internal, format!("the call ended unexpectedly: {error}")))
+            Err(Error::new(
+                Category::Internal,
+                format!("the call ended unexpectedly: {error}"),
+            ))
         });
         drop(guard);
         reply
@@ -130,9 +137,7 @@ impl Engine {
             None => None,
             Some(key) => {
                 let turn = timeout(limit, self.in_flight.turn(&key)).await;
-                Some(turn.map_err(|_| {
-                    busy("an earlier call with the same key is still running")
-                })?)
+                Some(turn.map_err(|_| busy("an earlier call with the same key is still running"))?)
             }
         };
         let room = if entry.spec.risk == Risk::Low {
@@ -171,7 +176,10 @@ impl Engine {
                 None
             } else {
                 progress.abandoned = true;
-                Some((progress.recorded.clone(), progress.unrecorded_intent.clone()))
+                Some((
+                    progress.recorded.clone(),
+                    progress.unrecorded_intent.clone(),
+                ))
             }
         };
         match recorded {

@@ -78,8 +78,15 @@ impl Rights {
     /// resource out gives it.
     #[must_use]
     pub fn give(&self, needed: &Capability, named: bool) -> bool {
-        let denied = self.deny.iter().any(|pattern| pattern.0.gives(needed, false));
-        !denied && self.capabilities.iter().any(|pattern| pattern.0.gives(needed, named))
+        let denied = self
+            .deny
+            .iter()
+            .any(|pattern| pattern.0.gives(needed, false));
+        !denied
+            && self
+                .capabilities
+                .iter()
+                .any(|pattern| pattern.0.gives(needed, named))
     }
 
     /// Whether these rights give an action on anything at all.

@@ -61,10 +61,7 @@ pub struct OnBehalf {
 ///
 /// # Errors
 /// The tool's error.
-pub fn guarded<T>(
-    tool: &str,
-    work: impl FnOnce() -> Result<T, ToolError>,
-) -> Result<T, ToolError> {
+pub fn guarded<T>(tool: &str, work: impl FnOnce() -> Result<T, ToolError>) -> Result<T, ToolError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = panic
             .downcast_ref::<&str>()
@@ -157,8 +154,13 @@ impl Engine {
                 "an agent acts only for a task, and this call names none".to_owned(),
             )));
         }
-        let Some(grant) = self.ledger.read(|connection| grants::find(connection, task_id))? else {
-            return Ok(Err(refusal(format!("nothing was granted for task {task_id}"))));
+        let Some(grant) = self
+            .ledger
+            .read(|connection| grants::find(connection, task_id))?
+        else {
+            return Ok(Err(refusal(format!(
+                "nothing was granted for task {task_id}"
+            ))));
         };
         Ok(grant
             .covers(agent, tool, action_hash, now_ms())

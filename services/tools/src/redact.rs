@@ -88,7 +88,8 @@ impl Kept {
     pub fn completed_from(&self, request: &Value) -> Value {
         let mut args = self.args.clone();
         for (pointer, _) in &self.moved {
-            if let (Some(part), Some(same)) = (args.pointer_mut(pointer), request.pointer(pointer)) {
+            if let (Some(part), Some(same)) = (args.pointer_mut(pointer), request.pointer(pointer))
+            {
                 *part = same.clone();
             }
         }
@@ -157,9 +158,15 @@ mod tests {
         });
         let shown = for_ledger(&args, &["/password", "/absent"]);
         let text = shown.to_string();
-        assert!(!text.contains("hunter2") && !text.contains("xxxx"), "{text}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("xxxx"),
+            "{text}"
+        );
         assert_eq!(shown["password"]["bytes"], 7);
-        assert_eq!(shown["password"]["sha256"], canonical::sha256_hex(b"hunter2"));
+        assert_eq!(
+            shown["password"]["sha256"],
+            canonical::sha256_hex(b"hunter2")
+        );
         assert_eq!(shown["a/b"]["list"][1]["bytes"], 2000);
         assert_eq!(shown["a/b"]["list"][0], "short");
         assert_eq!(shown["path"], "/srv/x");

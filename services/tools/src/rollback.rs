@@ -42,7 +42,7 @@ impl Undoing {
 
     /// Whether earlier calls may be undone after this.
     fn went_well(&self) -> bool {
-        matches!(self.outcome, "undone" | "nothing_to_undo")
+        matches!(self.outcome, "undone" | "would_undo" | "nothing_to_undo")
     }
 }
 
@@ -68,8 +68,10 @@ impl Engine {
                 Selection::Task(id) => ("change by task", id),
                 Selection::Goal(id) => ("change by goal", id),
             };
-            return Err(Error::new(Category::Validation, format!("there is no {what} `{id}`"))
-                .hint("`aios audit list` shows goals, tasks and calls"));
+            return Err(
+                Error::new(Category::Validation, format!("there is no {what} `{id}`"))
+                    .hint("`aios audit list` shows goals, tasks and calls"),
+            );
         }
         let right = [Capability::new("ledger", "rollback")];
         let subject = Subject {
@@ -81,13 +83,18 @@ impl Engine {
             return Err(Error::new(Category::Auth, refusal.message).hint(refusal.hint));
         }
         if !dry_run {
-            let chain = Handle::current()
-                .block_on(timeout(std::time::Duration::from_secs(60), self.chain_checked()));
+            let chain = Handle::current().block_on(timeout(
+                std::time::Duration::from_secs(60),
+                self.chain_checked(),
+            ));
             match chain {
                 Ok(Chain::Intact) => {}
                 Ok(Chain::Broken { seq, problem }) => return Err(broken_ledger(seq, &problem)),
                 Ok(Chain::Checking) | Err(_) => {
-                    return Err(Error::new(Category::Timeout, "the ledger is still being verified"));
+                    return Err(Error::new(
+                        Category::Timeout,
+                        "the ledger is still being verified",
+                    ));
                 }
             }
         }
@@ -104,7 +111,7 @@ impl Engine {
                 ),
                 None => self.undo_one(caller, &call, dry_run).map_err(fail)?,
             };
-            if !undoing.went_well() && !(dry_run && undoing.outcome == "would_undo") {
+            if !undoing.went_well() {
                 reply.complete = false;
                 stopped_by.get_or_insert_with(|| call.call_id.clone());
             }
@@ -119,12 +126,23 @@ impl Engine {
         Ok(reply)
     }
 
-    fn undo_one(&self, caller: &Caller, call: &Call, dry_run: bool) -> Result<Undoing, LedgerError> {
+    fn undo_one(
+        &self,
+        caller: &Caller,
+        call: &Call,
+        dry_run: bool,
+    ) -> Result<Undoing, LedgerError> {
         if call.undo_state == "undone" {
-            return Ok(Undoing::unrecorded("nothing_to_undo", "it was undone already"));
+            return Ok(Undoing::unrecorded(
+                "nothing_to_undo",
+                "it was undone already",
+            ));
         }
         let Ok(entry) = self.catalogue.get(&call.tool) else {
-            return Ok(Undoing::unrecorded("failed", format!("there is no tool {} any more", call.tool)));
+            return Ok(Undoing::unrecorded(
+                "failed",
+                format!("there is no tool {} any more", call.tool),
+            ));
         };
         let entry = Arc::clone(entry);
         let Some(pre_image) = &call.pre_image else {
@@ -143,7 +161,8 @@ impl Engine {
         let prepared = match kept.restore(&self.blobs) {
             Ok(args) => Self::describe(&entry, args),
             Err(error) => {
-                let why = format!("what the call was given is no longer in the pre-image store: {error}");
+                let why =
+                    format!("what the call was given is no longer in the pre-image store: {error}");
                 return Ok(Undoing::unrecorded("failed", why));
             }
         };
@@ -186,16 +205,24 @@ impl Engine {
             Handle::current().block_on(wait)
         }) {
             Some(Err(_)) => {
-                let why = format!("another {} call is still running; try again", prepared.entry.family);
+                let why = format!(
+                    "another {} call is still running; try again",
+                    prepared.entry.family
+                );
                 return Ok(Undoing::unrecorded("failed", why));
             }
             Some(Ok(guard)) => Some(guard),
             None => None,
         };
         // Somebody else may have undone it while this one waited.
-        let now = self.ledger.read(|connection| calls::by_id(connection, &call.call_id))?;
+        let now = self
+            .ledger
+            .read(|connection| calls::by_id(connection, &call.call_id))?;
         if now.is_some_and(|call| call.undo_state == "undone") {
-            return Ok(Undoing::unrecorded("nothing_to_undo", "it was undone already"));
+            return Ok(Undoing::unrecorded(
+                "nothing_to_undo",
+                "it was undone already",
+            ));
         }
         let intent = rollback_entry(caller, call, json!({ "phase": "intent" }));
         let id = call.call_id.clone();

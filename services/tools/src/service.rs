@@ -116,7 +116,10 @@ impl Tools for ToolsService {
                 return Err(invalid(format!("a grant without {what} would be of anything")).into());
             }
         }
-        self.engine.catalogue.get(&grant.tool).map_err(|error| kit_error(&error))?;
+        self.engine
+            .catalogue
+            .get(&grant.tool)
+            .map_err(|error| kit_error(&error))?;
         if self.identities.agent_uid(&grant.agent).is_none() {
             return Err(invalid(format!("there is no agent `{}`", grant.agent)).into());
         }
@@ -180,8 +183,7 @@ impl Tools for ToolsService {
             args,
             task_id: asked.task_id,
             key: asked.idempotency_key,
-            limit: (asked.deadline_ms > 0)
-                .then(|| Duration::from_millis(asked.deadline_ms.into())),
+            limit: (asked.deadline_ms > 0).then(|| Duration::from_millis(asked.deadline_ms.into())),
             dry_run: asked.dry_run,
         };
         let reply = Arc::clone(&self.engine).execute(asked).await?;
@@ -215,8 +217,11 @@ impl Tools for ToolsService {
         let caller = self.identities.caller_on_behalf(&request)?;
         let event = request.into_inner();
         let kind = Kind::of_event(&event.kind).ok_or_else(|| {
-            invalid(format!("`{}` is not an event that a daemon records", event.kind))
-                .hint("management, refusal, approval, boot and lifecycle are")
+            invalid(format!(
+                "`{}` is not an event that a daemon records",
+                event.kind
+            ))
+            .hint("management, refusal, approval, boot and lifecycle are")
         })?;
         if event.summary.len() + event.detail_json.len() > LONGEST_EVENT {
             return Err(invalid(format!("an event has at most {LONGEST_EVENT} bytes")).into());
@@ -272,7 +277,12 @@ impl Tools for ToolsService {
             newest_first: asked.newest_first,
         };
         let page = self
-            .blocking(move |engine| engine.ledger.list(&filter).map_err(|error| ledger_error(&error)))
+            .blocking(move |engine| {
+                engine
+                    .ledger
+                    .list(&filter)
+                    .map_err(|error| ledger_error(&error))
+            })
             .await?;
         Ok(Response::new(v1::ListLedgerReply {
             records: page.records.into_iter().map(wire_record).collect(),
@@ -286,7 +296,10 @@ impl Tools for ToolsService {
         self.may_read_ledger(&caller)?;
         let (verdict, at_start) = self
             .blocking(|engine| {
-                let verdict = engine.ledger.verify().map_err(|error| ledger_error(&error))?;
+                let verdict = engine
+                    .ledger
+                    .verify()
+                    .map_err(|error| ledger_error(&error))?;
                 Ok((verdict, engine.chain()))
             })
             .await?;
@@ -311,7 +324,9 @@ impl Tools for ToolsService {
             Chain::Checking => ("ok", "the ledger is being verified".to_owned()),
             Chain::Broken { seq, problem } => (
                 "degraded",
-                format!("nothing is changed: the ledger does not verify from record {seq} on: {problem}"),
+                format!(
+                    "nothing is changed: the ledger does not verify from record {seq} on: {problem}"
+                ),
             ),
         };
         let uptime = self.engine.started.elapsed().as_millis();
@@ -342,8 +357,14 @@ impl ToolsService {
             agent: None,
         };
         let needed = [aios_tool_api::Capability::new("ledger", "read")];
-        authorise::check(&self.engine.policy, &self.engine.agents, subject, &needed, false)
-            .map_err(|refusal| Error::new(Category::Auth, refusal.message).hint(refusal.hint))
+        authorise::check(
+            &self.engine.policy,
+            &self.engine.agents,
+            subject,
+            &needed,
+            false,
+        )
+        .map_err(|refusal| Error::new(Category::Auth, refusal.message).hint(refusal.hint))
     }
 }
 
@@ -369,7 +390,11 @@ fn check_call(
     // The two daemons that may call for others say for whom in the message or in the metadata.
     let forwards = matches!(caller.process, Principal::Daemon(_));
     let said = |text: &str, otherwise: &str| {
-        if forwards && !text.is_empty() { text.to_owned() } else { otherwise.to_owned() }
+        if forwards && !text.is_empty() {
+            text.to_owned()
+        } else {
+            otherwise.to_owned()
+        }
     };
     let who = OnBehalf {
         principal: said(&asked.principal, &caller.principal),
@@ -389,7 +414,11 @@ fn check_call(
         action_hash: prepared.action_hash.clone(),
         canonical_args_json: aios_tool_api::canonical::to_string(&prepared.args),
         reversible: prepared.entry.spec.undo.is_some(),
-        capabilities: prepared.capabilities.iter().map(ToString::to_string).collect(),
+        capabilities: prepared
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         deadline_ms: u32::try_from(prepared.entry.spec.deadline.as_millis()).unwrap_or(u32::MAX),
         ..v1::CheckCallReply::default()
     };
@@ -406,7 +435,8 @@ fn parse_args(text: &str) -> Result<Value, Error> {
     if text.trim().is_empty() {
         return Ok(json!({}));
     }
-    serde_json::from_str(text).map_err(|error| invalid(format!("the arguments are not JSON: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| invalid(format!("the arguments are not JSON: {error}")))
 }
 
 fn invalid(message: impl Into<String>) -> Error {

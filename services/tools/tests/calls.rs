@@ -1,6 +1,12 @@
 //! Calls over the real socket: what is asked for is done, recorded, replayed and undone; what must
 //! not be done is not.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as loudly as tests"
+)]
+
 mod support;
 
 use std::{fs, time::Duration};
@@ -27,7 +33,10 @@ async fn an_agent_writes_under_a_grant_and_an_operator_takes_it_back() {
 
     let again = agent.execute(request).await.unwrap().into_inner();
     assert!(again.replayed);
-    assert_eq!((again.call_id, again.result_json), (first.call_id.clone(), first.result_json));
+    assert_eq!(
+        (again.call_id, again.result_json),
+        (first.call_id.clone(), first.result_json)
+    );
 
     let kinds: Vec<String> = machine
         .ledger()
@@ -43,21 +52,36 @@ async fn an_agent_writes_under_a_grant_and_an_operator_takes_it_back() {
         ..Default::default()
     };
     let mut console = machine.client(CONSOLE);
-    let denied = console.rollback(on_behalf(goal.clone(), "cert:rob", "reader")).await.unwrap_err();
+    let denied = console
+        .rollback(on_behalf(goal.clone(), "cert:rob", "reader"))
+        .await
+        .unwrap_err();
     assert_eq!(denied.code(), tonic::Code::PermissionDenied);
     assert!(denied.message().contains("ledger:rollback"), "{denied}");
     let preview = v1::RollbackRequest {
         dry_run: true,
         ..goal.clone()
     };
-    let preview = console.rollback(on_behalf(preview, "cert:ann", "operator")).await.unwrap().into_inner();
+    let preview = console
+        .rollback(on_behalf(preview, "cert:ann", "operator"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(preview.calls[0].outcome, "would_undo");
     assert!(fs::exists(&motd).unwrap());
-    let done = console.rollback(on_behalf(goal.clone(), "cert:ann", "operator")).await.unwrap().into_inner();
+    let done = console
+        .rollback(on_behalf(goal.clone(), "cert:ann", "operator"))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(done.complete, "{done:?}");
     assert_eq!(done.calls[0].outcome, "undone", "{done:?}");
     assert!(!fs::exists(&motd).unwrap());
-    let twice = console.rollback(on_behalf(goal, "cert:ann", "operator")).await.unwrap().into_inner();
+    let twice = console
+        .rollback(on_behalf(goal, "cert:ann", "operator"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(twice.calls[0].outcome, "nothing_to_undo");
     assert!(twice.calls[0].detail.contains("already"), "{twice:?}");
     assert!(machine.verify().await.ok);
@@ -71,12 +95,20 @@ async fn a_grant_is_of_one_agent_one_call_and_one_time() {
     let args = json!({"path": path, "content": "x"});
     let grant = machine.grant("task-1", "storage", "fs.write", &args).await;
     let refused = async |uid: u32, request: v1::ExecuteRequest| {
-        let reply = machine.client(uid).execute(request).await.unwrap().into_inner();
+        let reply = machine
+            .client(uid)
+            .execute(request)
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(reply.outcome, "denied", "{reply:?}");
         assert!(!fs::exists(&path).unwrap());
         let records = machine.ledger().await;
         let last = records.last().unwrap();
-        assert_eq!((last.kind.as_str(), last.seq), ("denial", reply.outcome_seq));
+        assert_eq!(
+            (last.kind.as_str(), last.seq),
+            ("denial", reply.outcome_seq)
+        );
         message(&reply)
     };
     let said = refused(NETWORK, call("fs.write", &args, "task-1", "")).await;
@@ -84,7 +116,11 @@ async fn a_grant_is_of_one_agent_one_call_and_one_time() {
     let other = json!({"path": path, "content": "y"});
     let said = refused(STORAGE, call("fs.write", &other, "task-1", "k1")).await;
     assert!(said.contains("not those that were granted"), "{said}");
-    let said = refused(STORAGE, call("fs.mkdir", &json!({"path": path}), "task-1", "k2")).await;
+    let said = refused(
+        STORAGE,
+        call("fs.mkdir", &json!({"path": path}), "task-1", "k2"),
+    )
+    .await;
     assert!(said.contains("was granted fs.write"), "{said}");
     let said = refused(STORAGE, call("fs.write", &args, "", "k3")).await;
     assert!(said.contains("names none"), "{said}");
@@ -105,10 +141,20 @@ async fn a_grant_is_of_one_agent_one_call_and_one_time() {
     // A grant outlives the daemon; closing it does too.
     daemon.kill();
     let mut daemon = machine.start().await;
-    let closing = v1::CloseGrantRequest { task_id: "task-1".to_owned() };
+    let closing = v1::CloseGrantRequest {
+        task_id: "task-1".to_owned(),
+    };
     let mut orchestrator = machine.client(ORCHESTRATOR);
-    let probe = v1::ExecuteRequest { dry_run: true, ..call("fs.write", &args, "task-1", "") };
-    let reply = machine.client(STORAGE).execute(probe).await.unwrap().into_inner();
+    let probe = v1::ExecuteRequest {
+        dry_run: true,
+        ..call("fs.write", &args, "task-1", "")
+    };
+    let reply = machine
+        .client(STORAGE)
+        .execute(probe)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "ok", "{}", message(&reply));
     orchestrator.close_grant(closing).await.unwrap();
     daemon.kill();
@@ -117,10 +163,21 @@ async fn a_grant_is_of_one_agent_one_call_and_one_time() {
     assert!(said.contains("is closed"), "{said}");
 
     // An agent's own capabilities bound it even with a grant.
-    let grant = v1::Grant { task_id: "task-3".to_owned(), agent: "network".to_owned(), ..grant };
-    machine.client(ORCHESTRATOR).open_grant(grant).await.unwrap();
+    let grant = v1::Grant {
+        task_id: "task-3".to_owned(),
+        agent: "network".to_owned(),
+        ..grant
+    };
+    machine
+        .client(ORCHESTRATOR)
+        .open_grant(grant)
+        .await
+        .unwrap();
     let said = refused(NETWORK, call("fs.write", &args, "task-3", "")).await;
-    assert!(said.contains("agent `network` does not hold fs:write"), "{said}");
+    assert!(
+        said.contains("agent `network` does not hold fs:write"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -146,7 +203,11 @@ async fn secrets_are_refused_by_every_way_to_them() {
     for path in &ways {
         for role in ["admin", "operator", "reader"] {
             let request = call("fs.read", &json!({"path": path}), "", "");
-            let reply = console.execute(on_behalf(request, "cert:ann", role)).await.unwrap().into_inner();
+            let reply = console
+                .execute(on_behalf(request, "cert:ann", role))
+                .await
+                .unwrap()
+                .into_inner();
             // `..` and magic links are no arguments at all, whoever asks.
             let expected = if path.contains("..") || path.contains("/proc/self/root") {
                 "invalid"
@@ -166,27 +227,67 @@ async fn secrets_are_refused_by_every_way_to_them() {
         agent: "storage".to_owned(),
         goal_id: "goal-7".to_owned(),
     };
-    let reply = machine.client(ORCHESTRATOR).check_call(check).await.unwrap().into_inner();
+    let reply = machine
+        .client(ORCHESTRATOR)
+        .check_call(check)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.verdict, "denied");
-    assert!(reply.reason.contains("fs:read:/etc/shadow"), "{}", reply.reason);
+    assert!(
+        reply.reason.contains("fs:read:/etc/shadow"),
+        "{}",
+        reply.reason
+    );
     let record = machine.ledger().await.pop().unwrap();
-    assert_eq!((record.kind.as_str(), record.goal_id.as_str()), ("denial", "goal-7"));
-    assert_eq!((record.principal.as_str(), record.agent.as_str()), ("cert:ann", "storage"));
-    assert!(record.detail_json.contains(r#""missing":"fs:read:/etc/shadow""#), "{}", record.detail_json);
+    assert_eq!(
+        (record.kind.as_str(), record.goal_id.as_str()),
+        ("denial", "goal-7")
+    );
+    assert_eq!(
+        (record.principal.as_str(), record.agent.as_str()),
+        ("cert:ann", "storage")
+    );
+    assert!(
+        record
+            .detail_json
+            .contains(r#""missing":"fs:read:/etc/shadow""#),
+        "{}",
+        record.detail_json
+    );
     // What aiOS decides by is read but not changed.
     for (tool, args) in [
-        ("fs.write", json!({"path": machine.text("etc/security/policy.toml"), "content": ""})),
+        (
+            "fs.write",
+            json!({"path": machine.text("etc/security/policy.toml"), "content": ""}),
+        ),
         ("fs.write", json!({"path": "/etc/passwd", "content": ""})),
         ("fs.mkdir", json!({"path": "/boot/x"})),
-        ("fs.write", json!({"path": "/root/.ssh/authorized_keys", "content": ""})),
+        (
+            "fs.write",
+            json!({"path": "/root/.ssh/authorized_keys", "content": ""}),
+        ),
     ] {
         let request = call(tool, &args, "", "");
-        let reply = console.execute(on_behalf(request, "cert:root", "admin")).await.unwrap().into_inner();
+        let reply = console
+            .execute(on_behalf(request, "cert:root", "admin"))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(reply.outcome, "denied", "{args} {reply:?}");
     }
     // One exact capability is the way.
-    let request = call("fs.read", &json!({"path": machine.text("etc/identities.toml")}), "", "");
-    let reply = console.execute(on_behalf(request, "cert:ann", "reader")).await.unwrap().into_inner();
+    let request = call(
+        "fs.read",
+        &json!({"path": machine.text("etc/identities.toml")}),
+        "",
+        "",
+    );
+    let reply = console
+        .execute(on_behalf(request, "cert:ann", "reader"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "ok", "{}", message(&reply));
 }
 
@@ -196,18 +297,47 @@ async fn the_wrong_uid_gets_nowhere_and_headers_do_not_help() {
     let _daemon = machine.start().await;
     let mut nobody = machine.client(NOBODY);
     let request = call("fs.stat", &json!({"path": "/"}), "", "");
-    let error = nobody.execute(on_behalf(request.clone(), "cert:ann", "admin")).await.unwrap_err();
+    let error = nobody
+        .execute(on_behalf(request.clone(), "cert:ann", "admin"))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), tonic::Code::PermissionDenied);
-    assert!(nobody.list_ledger(v1::ListLedgerRequest::default()).await.is_err());
+    assert!(
+        nobody
+            .list_ledger(v1::ListLedgerRequest::default())
+            .await
+            .is_err()
+    );
     assert!(nobody.tools_health(v1::Empty {}).await.is_err());
-    assert!(machine.client(STORAGE).rollback(v1::RollbackRequest::default()).await.is_err());
-    assert!(machine.client(ROOT).open_grant(v1::Grant::default()).await.is_err());
+    assert!(
+        machine
+            .client(STORAGE)
+            .rollback(v1::RollbackRequest::default())
+            .await
+            .is_err()
+    );
+    assert!(
+        machine
+            .client(ROOT)
+            .open_grant(v1::Grant::default())
+            .await
+            .is_err()
+    );
     // An agent that says it acts for an administrator is still an agent without a grant.
-    let reply = machine.client(STORAGE).execute(on_behalf(request, "cert:ann", "admin")).await.unwrap();
+    let reply = machine
+        .client(STORAGE)
+        .execute(on_behalf(request, "cert:ann", "admin"))
+        .await
+        .unwrap();
     assert_eq!(reply.into_inner().outcome, "denied");
     // The console for nobody has no rights.
     let request = call("fs.stat", &json!({"path": "/"}), "", "");
-    let reply = machine.client(CONSOLE).execute(request).await.unwrap().into_inner();
+    let reply = machine
+        .client(CONSOLE)
+        .execute(request)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "denied");
     assert!(message(&reply).contains("nobody"), "{}", message(&reply));
 }
@@ -219,17 +349,32 @@ async fn mistakes_are_named_and_answered_with_what_would_be_right() {
     let mut root = machine.client(ROOT);
     for (tool, args, said) in [
         ("fs.reed", json!({}), "did you mean `fs.read`?"),
-        ("fs.read", json!({"pth": "/etc/hostname"}), "did you mean `path`?"),
+        (
+            "fs.read",
+            json!({"pth": "/etc/hostname"}),
+            "did you mean `path`?",
+        ),
         ("fs.read", json!({}), "path"),
         ("fs.read", json!({"path": 7}), "path: 7 is not of type"),
         ("fs.read", json!({"path": "etc"}), "etc"),
         ("fs.read", json!([1]), "not a JSON object"),
     ] {
-        let reply = root.execute(call(tool, &args, "", "")).await.unwrap().into_inner();
+        let reply = root
+            .execute(call(tool, &args, "", ""))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(reply.outcome, "invalid", "{reply:?}");
-        assert!(message(&reply).contains(said), "{tool} {args}: {}", message(&reply));
+        assert!(
+            message(&reply).contains(said),
+            "{tool} {args}: {}",
+            message(&reply)
+        );
     }
-    let broken = v1::ExecuteRequest { args_json: "{".to_owned(), ..call("fs.read", &json!({}), "", "") };
+    let broken = v1::ExecuteRequest {
+        args_json: "{".to_owned(),
+        ..call("fs.read", &json!({}), "", "")
+    };
     let reply = root.execute(broken).await.unwrap().into_inner();
     assert!(message(&reply).contains("not JSON"), "{reply:?}");
 }
@@ -257,7 +402,11 @@ async fn one_key_is_one_call_also_when_asked_for_at_once() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "once\n");
     let mut root = machine.client(ROOT);
     let other = json!({"path": path, "line": "twice"});
-    let reply = root.execute(call("test.append", &other, "", "key-1")).await.unwrap().into_inner();
+    let reply = root
+        .execute(call("test.append", &other, "", "key-1"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "invalid");
     assert!(message(&reply).contains("already used"), "{reply:?}");
     let ledger = format!("{:?}", machine.ledger().await);
@@ -306,7 +455,12 @@ async fn time_runs_out_callers_leave_and_tools_panic_without_harm_to_others() {
         assert_eq!(message(&reply).contains("may still be acting"), !heeds);
     }
     // The caller goes away: the call is told, and its end is recorded all the same.
-    let request = call("test.sleep", &json!({"ms": 4000, "heeds": true}), "", "gone");
+    let request = call(
+        "test.sleep",
+        &json!({"ms": 4000, "heeds": true}),
+        "",
+        "gone",
+    );
     let mut client = machine.client(ROOT);
     let gone = tokio::time::timeout(Duration::from_millis(100), client.execute(request)).await;
     assert!(gone.is_err());
@@ -314,18 +468,30 @@ async fn time_runs_out_callers_leave_and_tools_panic_without_harm_to_others() {
     let cancelled = async {
         loop {
             let records = machine.ledger().await;
-            if records.iter().any(|record| record.detail_json.contains("cancelled")) {
+            if records
+                .iter()
+                .any(|record| record.detail_json.contains("cancelled"))
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(3), cancelled).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(3), cancelled)
+        .await
+        .unwrap();
 
-    let reply = root.execute(call("test.panic", &json!({}), "", "p")).await.unwrap().into_inner();
+    let reply = root
+        .execute(call("test.panic", &json!({}), "", "p"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "failed");
     assert!(message(&reply).contains("half way"), "{reply:?}");
-    let undo = v1::RollbackRequest { call_id: reply.call_id, ..Default::default() };
+    let undo = v1::RollbackRequest {
+        call_id: reply.call_id,
+        ..Default::default()
+    };
     let undone = root.rollback(undo).await.unwrap().into_inner();
     assert_eq!(undone.calls[0].outcome, "undone");
     let health = root.tools_health(v1::Empty {}).await.unwrap().into_inner();

@@ -1,6 +1,12 @@
 //! The daemon is killed at any moment: nothing is done twice, nothing that was answered is lost, and
 //! what nobody can know is said.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail as loudly as tests"
+)]
+
 mod support;
 
 use std::{
@@ -53,7 +59,10 @@ async fn a_storm_of_kills_loses_nothing_and_repeats_nothing() {
             while !over.load(Ordering::Relaxed) {
                 let mut daemon = machine.start().await;
                 // Some lives end while the first calls of the new process are being resolved.
-                let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+                let nanos = std::time::SystemTime::UNIX_EPOCH
+                    .elapsed()
+                    .unwrap()
+                    .subsec_nanos();
                 tokio::time::sleep(Duration::from_millis(u64::from(nanos / 1000 % 120))).await;
                 daemon.kill();
                 kills += 1;
@@ -70,11 +79,17 @@ async fn a_storm_of_kills_loses_nothing_and_repeats_nothing() {
         })
         .collect();
     for writer in writers {
-        tokio::time::timeout(Duration::from_secs(90), writer).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(90), writer)
+            .await
+            .unwrap()
+            .unwrap();
     }
     over.store(true, Ordering::Relaxed);
     let kills = storm.await.unwrap();
-    assert!(kills >= 3, "only {kills} kills: the storm was over before it began");
+    assert!(
+        kills >= 3,
+        "only {kills} kills: the storm was over before it began"
+    );
 
     let _daemon = machine.start().await;
     let expected: String = (0..LINES).map(|line| format!("{line}\n")).collect();
@@ -88,11 +103,17 @@ async fn a_storm_of_kills_loses_nothing_and_repeats_nothing() {
     // One successful outcome per call, whatever happened on the way.
     let succeeded = records
         .iter()
-        .filter(|record| record.kind == "outcome" && record.detail_json.contains(r#""outcome":"ok""#))
+        .filter(|record| {
+            record.kind == "outcome" && record.detail_json.contains(r#""outcome":"ok""#)
+        })
         .count();
     assert!(succeeded >= WRITERS * LINES, "{succeeded}");
     let mut client = machine.client(ROOT);
-    let health = client.tools_health(v1::Empty {}).await.unwrap().into_inner();
+    let health = client
+        .tools_health(v1::Empty {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(health.calls_interrupted, 0);
 }
 
@@ -128,7 +149,11 @@ async fn what_nobody_can_know_is_said_and_not_tried_again() {
     };
     let started = Instant::now();
     while requests.load(Ordering::SeqCst) == 0 {
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", pending.is_finished());
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            pending.is_finished()
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     daemon.kill();
@@ -136,15 +161,31 @@ async fn what_nobody_can_know_is_said_and_not_tried_again() {
 
     let _daemon = machine.start().await;
     let mut client = machine.client(ROOT);
-    let health = client.tools_health(v1::Empty {}).await.unwrap().into_inner();
+    let health = client
+        .tools_health(v1::Empty {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(health.calls_interrupted, 1);
     let reply = client.execute(request.clone()).await.unwrap().into_inner();
     assert_eq!(reply.outcome, "unknown", "{reply:?}");
-    assert!(message(&reply).contains("aios audit list --call"), "{}", message(&reply));
+    assert!(
+        message(&reply).contains("aios audit list --call"),
+        "{}",
+        message(&reply)
+    );
     let again = client.execute(request).await.unwrap().into_inner();
     assert_eq!((again.outcome.as_str(), again.replayed), ("unknown", true));
-    assert_eq!(requests.load(Ordering::SeqCst), 1, "the order was placed twice");
-    let health = client.tools_health(v1::Empty {}).await.unwrap().into_inner();
+    assert_eq!(
+        requests.load(Ordering::SeqCst),
+        1,
+        "the order was placed twice"
+    );
+    let health = client
+        .tools_health(v1::Empty {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(health.calls_interrupted, 0);
     let interrupted = machine
         .ledger()
@@ -162,26 +203,55 @@ async fn a_ledger_that_was_changed_stops_changes_and_nothing_else() {
     let mut client = machine.client(ROOT);
     for name in ["a", "b"] {
         let args = json!({"path": machine.text(&format!("work/{name}")), "content": name});
-        let reply = client.execute(call("fs.write", &args, "", name)).await.unwrap().into_inner();
+        let reply = client
+            .execute(call("fs.write", &args, "", name))
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(reply.outcome, "ok", "{reply:?}");
     }
     daemon.kill();
     rusqlite::Connection::open(machine.path("state/ledger/ledger.db"))
         .unwrap()
-        .execute("UPDATE records SET principal = 'cert:mallory' WHERE seq = 3", [])
+        .execute(
+            "UPDATE records SET principal = 'cert:mallory' WHERE seq = 3",
+            [],
+        )
         .unwrap();
     let _daemon = machine.start().await;
     let args = json!({"path": machine.text("work/c"), "content": "c"});
-    let reply = client.execute(call("fs.write", &args, "", "c")).await.unwrap().into_inner();
+    let reply = client
+        .execute(call("fs.write", &args, "", "c"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "failed");
-    assert!(message(&reply).contains("from record 3 on"), "{}", message(&reply));
+    assert!(
+        message(&reply).contains("from record 3 on"),
+        "{}",
+        message(&reply)
+    );
     assert!(!fs::exists(machine.path("work/c")).unwrap());
-    let undo = v1::RollbackRequest { task_id: String::new(), call_id: "x".to_owned(), ..Default::default() };
+    let undo = v1::RollbackRequest {
+        task_id: String::new(),
+        call_id: "x".to_owned(),
+        ..Default::default()
+    };
     assert!(client.rollback(undo).await.is_err());
     let args = json!({"path": machine.text("work/a")});
-    let reply = client.execute(call("fs.read", &args, "", "")).await.unwrap().into_inner();
+    let reply = client
+        .execute(call("fs.read", &args, "", ""))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.outcome, "ok", "{}", message(&reply));
-    let health = client.tools_health(v1::Empty {}).await.unwrap().into_inner().health.unwrap();
+    let health = client
+        .tools_health(v1::Empty {})
+        .await
+        .unwrap()
+        .into_inner()
+        .health
+        .unwrap();
     assert_eq!(health.state, "degraded");
     assert!(health.reason.contains("record 3"), "{}", health.reason);
     let verdict = machine.verify().await;
@@ -192,9 +262,21 @@ async fn a_ledger_that_was_changed_stops_changes_and_nothing_else() {
 #[tokio::test]
 async fn a_wrong_configuration_ends_the_start_with_file_and_line() {
     for (file, text, said) in [
-        ("etc/security/policy.toml", "[roles.admin]\ncapabilities = [\"x\"]\n", "policy.toml:2:"),
-        ("etc/agents/storage.toml", "name = \"storage\"\ncapabilites = []\n", "storage.toml:2:1"),
-        ("etc/identities.toml", "[deamons]\n", "did you mean `daemons`?"),
+        (
+            "etc/security/policy.toml",
+            "[roles.admin]\ncapabilities = [\"x\"]\n",
+            "policy.toml:2:",
+        ),
+        (
+            "etc/agents/storage.toml",
+            "name = \"storage\"\ncapabilites = []\n",
+            "storage.toml:2:1",
+        ),
+        (
+            "etc/identities.toml",
+            "[deamons]\n",
+            "did you mean `daemons`?",
+        ),
     ] {
         let machine = Machine::new();
         machine.write(file, text);

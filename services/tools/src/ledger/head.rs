@@ -64,9 +64,10 @@ impl HeadFile {
     /// Takes the ledger for this process; the kernel gives it back when the process ends.
     pub fn lock(&self) -> io::Result<()> {
         self.0.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::new(io::ErrorKind::WouldBlock, "another aios-tools has this ledger open")
-            }
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "another aios-tools has this ledger open",
+            ),
             TryLockError::Error(error) => error,
         })
     }

@@ -77,7 +77,11 @@ pub fn list(connection: &Connection, filter: &Filter) -> Result<Page, LedgerErro
     let mut conditions = Vec::new();
     let mut values: Vec<&dyn ToSql> = Vec::new();
     if after > 0 {
-        conditions.push(if filter.newest_first { "seq < ?" } else { "seq > ?" });
+        conditions.push(if filter.newest_first {
+            "seq < ?"
+        } else {
+            "seq > ?"
+        });
         values.push(&after);
     }
     for (column, value) in [
@@ -125,7 +129,9 @@ pub fn tail(connection: &Connection) -> Result<(u64, String), LedgerError> {
     let mut statement = connection
         .prepare_cached("SELECT seq, hash FROM records ORDER BY seq DESC LIMIT 1")
         .map_err(LedgerError::database("be read"))?;
-    let mut rows = statement.query([]).map_err(LedgerError::database("be read"))?;
+    let mut rows = statement
+        .query([])
+        .map_err(LedgerError::database("be read"))?;
     match rows.next().map_err(LedgerError::database("be read"))? {
         None => Ok((0, super::record::NO_HASH.to_owned())),
         Some(row) => Ok((

@@ -34,7 +34,9 @@ fn entry(number: u64) -> Entry {
 fn filled(dir: &Path, records: u64) -> String {
     let ledger = open(dir);
     for number in 1..records {
-        let seq = ledger.write_blocking(move |batch| batch.append(entry(number))).unwrap();
+        let seq = ledger
+            .write_blocking(move |batch| batch.append(entry(number)))
+            .unwrap();
         assert_eq!(seq, number + 1);
     }
     assert!(ledger.verify().unwrap().ok());
@@ -42,7 +44,10 @@ fn filled(dir: &Path, records: u64) -> String {
 }
 
 fn tamper(dir: &Path, sql: &str) {
-    Connection::open(dir.join("ledger.db")).unwrap().execute_batch(sql).unwrap();
+    Connection::open(dir.join("ledger.db"))
+        .unwrap()
+        .execute_batch(sql)
+        .unwrap();
 }
 
 fn verdict(dir: &Path) -> Verdict {
@@ -57,16 +62,33 @@ fn records_survive_and_the_chain_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let head = filled(dir.path(), 5);
     let ledger = open(dir.path());
-    assert_eq!(ledger.tail(), Tail { seq: 5, hash: head.clone() });
-    ledger.write_blocking(|batch| batch.append(entry(9))).unwrap();
+    assert_eq!(
+        ledger.tail(),
+        Tail {
+            seq: 5,
+            hash: head.clone()
+        }
+    );
+    ledger
+        .write_blocking(|batch| batch.append(entry(9)))
+        .unwrap();
     let page = ledger
-        .list(&Filter { goal_id: "goal".to_owned(), newest_first: true, limit: 2, ..Filter::default() })
+        .list(&Filter {
+            goal_id: "goal".to_owned(),
+            newest_first: true,
+            limit: 2,
+            ..Filter::default()
+        })
         .unwrap();
     let seqs: Vec<u64> = page.records.iter().map(|record| record.seq).collect();
     assert_eq!((seqs, page.head_seq), (vec![6, 5], 6));
     assert_eq!(page.records[0].prev_hash, head);
     let older = ledger
-        .list(&Filter { after_seq: 5, newest_first: true, ..Filter::default() })
+        .list(&Filter {
+            after_seq: 5,
+            newest_first: true,
+            ..Filter::default()
+        })
         .unwrap();
     assert_eq!(older.records.first().unwrap().seq, 4);
     assert_eq!(older.records.last().unwrap().kind, "genesis");
@@ -96,7 +118,10 @@ fn many_writers_share_commits_and_a_failure_takes_nothing_with_it() {
     });
     let verdict = ledger.verify().unwrap();
     assert!(verdict.ok(), "{verdict:?}");
-    let kept = (0..16_u64).flat_map(|w| (0..20_u64).map(move |n| (n + w) % 3)).filter(|rest| *rest != 0).count();
+    let kept = (0..16_u64)
+        .flat_map(|w| (0..20_u64).map(move |n| (n + w) % 3))
+        .filter(|rest| *rest != 0)
+        .count();
     assert_eq!(verdict.records, 1 + kept as u64);
 }
 
@@ -105,7 +130,10 @@ fn a_second_daemon_cannot_open_it() {
     let dir = tempfile::tempdir().unwrap();
     let _ledger = open(dir.path());
     let error = Ledger::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("another aios-tools has this ledger open"), "{error}");
+    assert!(
+        error.contains("another aios-tools has this ledger open"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -128,7 +156,9 @@ fn a_rewritten_tail_is_noticed_by_the_stored_head() {
     // Somebody replaces the last record by one that fits the chain.
     let connection = Connection::open(dir.path().join("ledger.db")).unwrap();
     let prev: String = connection
-        .query_row("SELECT hash FROM records WHERE seq = 4", [], |row| row.get(0))
+        .query_row("SELECT hash FROM records WHERE seq = 4", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     let forged = Record::chained(entry(99), 5, 1, &prev);
     connection
@@ -171,7 +201,15 @@ fn a_newer_file_is_refused_with_what_to_do() {
 }
 
 const COLUMNS: [&str; 9] = [
-    "kind", "principal", "agent", "goal_id", "task_id", "call_id", "tool", "detail", "prev_hash",
+    "kind",
+    "principal",
+    "agent",
+    "goal_id",
+    "task_id",
+    "call_id",
+    "tool",
+    "detail",
+    "prev_hash",
 ];
 
 proptest! {

@@ -42,7 +42,10 @@ pub fn chain(connection: &Connection, head: &Stored) -> Result<Verdict, LedgerEr
     };
     loop {
         let expected = verdict.records + 1;
-        let record = match rows.next().and_then(|row| row.map(query::record).transpose()) {
+        let record = match rows
+            .next()
+            .and_then(|row| row.map(query::record).transpose())
+        {
             Ok(Some(record)) => record,
             Ok(None) => break,
             Err(error) => {
@@ -51,13 +54,18 @@ pub fn chain(connection: &Connection, head: &Stored) -> Result<Verdict, LedgerEr
             }
         };
         let problem = if record.seq != expected {
-            Some(format!("record {expected} is missing: the next one is {}", record.seq))
+            Some(format!(
+                "record {expected} is missing: the next one is {}",
+                record.seq
+            ))
         } else if record.prev_hash != verdict.head_hash {
             Some(format!(
                 "record {expected} does not follow from the record before it: that was changed or replaced"
             ))
         } else if record.expected_hash() != record.hash {
-            Some(format!("record {expected} was changed after it was written"))
+            Some(format!(
+                "record {expected} was changed after it was written"
+            ))
         } else {
             None
         };
@@ -81,7 +89,10 @@ pub fn chain(connection: &Connection, head: &Stored) -> Result<Verdict, LedgerEr
     {
         verdict.bad = Some((
             verdict.records + 1,
-            format!("the tail is cut off: head.json names record {seq}, the last one here is {}", verdict.records),
+            format!(
+                "the tail is cut off: head.json names record {seq}, the last one here is {}",
+                verdict.records
+            ),
         ));
     }
     Ok(verdict)

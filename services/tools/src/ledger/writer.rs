@@ -124,7 +124,9 @@ pub struct Ledger {
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Ledger")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +146,8 @@ impl Ledger {
         let head_path = dir.join("head.json");
         let (head, stored_head) =
             HeadFile::open(&head_path).map_err(|error| LedgerError::open(&head_path, error))?;
-        head.lock().map_err(|error| LedgerError::open(&head_path, error))?;
+        head.lock()
+            .map_err(|error| LedgerError::open(&head_path, error))?;
         let connection = schema::open_writer(&path)?;
         let (seq, hash) = query::tail(&connection)?;
         let reader = schema::open_reader(&path)?;
@@ -184,7 +187,10 @@ impl Ledger {
         F: FnOnce(&mut Batch<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
         let (job, result) = typed(work);
-        self.queue.send(job).await.map_err(|_| LedgerError::Closed)?;
+        self.queue
+            .send(job)
+            .await
+            .map_err(|_| LedgerError::Closed)?;
         result.await.unwrap_or(Err(LedgerError::Closed))
     }
 
@@ -198,7 +204,9 @@ impl Ledger {
         F: FnOnce(&mut Batch<'_>) -> Result<T, LedgerError> + Send + 'static,
     {
         let (job, result) = typed(work);
-        self.queue.blocking_send(job).map_err(|_| LedgerError::Closed)?;
+        self.queue
+            .blocking_send(job)
+            .map_err(|_| LedgerError::Closed)?;
         result.blocking_recv().unwrap_or(Err(LedgerError::Closed))
     }
 
@@ -337,5 +345,7 @@ impl Writer {
 pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
 }

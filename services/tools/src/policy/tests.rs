@@ -26,7 +26,11 @@ fn the_shipped_policy_gives_every_tool_to_the_administrator_and_reads_to_the_rea
         let spec = tool.spec();
         let (namespace, action) = spec.capability;
         for role in ["admin", "operator"] {
-            assert!(policy.role(role).unwrap().may_give(namespace, action), "{role} {}", spec.name);
+            assert!(
+                policy.role(role).unwrap().may_give(namespace, action),
+                "{role} {}",
+                spec.name
+            );
         }
         if spec.risk > aios_tool_api::Risk::Low {
             assert!(!reader.may_give(namespace, action), "{}", spec.name);
@@ -39,22 +43,59 @@ fn the_shipped_policy_gives_every_tool_to_the_administrator_and_reads_to_the_rea
 #[test]
 fn secrets_stand_apart_for_reads_and_the_system_for_changes() {
     let policy = load(&shipped()).unwrap();
-    for path in ["/etc/shadow", "/etc/ssh/ssh_host_rsa_key", "/var/lib/aios/console/ca.key", "/proc/7/mem"] {
-        assert!(policy.stands_apart(&fs("read", path), false).is_some(), "{path}");
+    for path in [
+        "/etc/shadow",
+        "/etc/ssh/ssh_host_rsa_key",
+        "/var/lib/aios/console/ca.key",
+        "/proc/7/mem",
+    ] {
+        assert!(
+            policy.stands_apart(&fs("read", path), false).is_some(),
+            "{path}"
+        );
     }
-    for path in ["/etc/passwd", "/etc/aios/config.toml", "/usr/libexec/aios/aios-tools", "/boot/vmlinuz"] {
-        assert!(policy.stands_apart(&fs("read", path), false).is_none(), "{path}");
-        assert!(policy.stands_apart(&fs("write", path), true).is_some(), "{path}");
+    for path in [
+        "/etc/passwd",
+        "/etc/aios/config.toml",
+        "/usr/libexec/aios/aios-tools",
+        "/boot/vmlinuz",
+    ] {
+        assert!(
+            policy.stands_apart(&fs("read", path), false).is_none(),
+            "{path}"
+        );
+        assert!(
+            policy.stands_apart(&fs("write", path), true).is_some(),
+            "{path}"
+        );
     }
     // A directory above them is read (its names are no secrets) but not changed as a whole.
     for path in ["/", "/etc", "/usr", "/var/lib"] {
-        assert!(policy.stands_apart(&fs("read", path), false).is_none(), "{path}");
-        assert!(policy.stands_apart(&fs("delete", path), true).is_some(), "{path}");
+        assert!(
+            policy.stands_apart(&fs("read", path), false).is_none(),
+            "{path}"
+        );
+        assert!(
+            policy.stands_apart(&fs("delete", path), true).is_some(),
+            "{path}"
+        );
     }
-    for path in ["/srv/motd.txt", "/etc/motd", "/home/ann/notes", "/home/not-there-yet"] {
-        assert!(policy.stands_apart(&fs("write", path), true).is_none(), "{path}");
+    for path in [
+        "/srv/motd.txt",
+        "/etc/motd",
+        "/home/ann/notes",
+        "/home/not-there-yet",
+    ] {
+        assert!(
+            policy.stands_apart(&fs("write", path), true).is_none(),
+            "{path}"
+        );
     }
-    assert!(policy.stands_apart(&Capability::new("pkg", "install").on("nginx"), true).is_none());
+    assert!(
+        policy
+            .stands_apart(&Capability::new("pkg", "install").on("nginx"), true)
+            .is_none()
+    );
 }
 
 #[test]
@@ -80,10 +121,17 @@ fn mistakes_are_named_with_their_place() {
         ("\"/etc/shadow\"", "\"etc/shadow\"", "absolute path"),
         ("[protected]", "[protectd]", "did you mean `protected`?"),
     ] {
-        let error = load(&shipped().replacen(from, to, 1)).unwrap_err().to_string();
-        assert!(error.contains("policy.toml:") && error.contains(said), "{error}");
+        let error = load(&shipped().replacen(from, to, 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("policy.toml:") && error.contains(said),
+            "{error}"
+        );
     }
     let dir = tempfile::tempdir().unwrap();
-    let error = Policy::load(dir.path(), dir.path()).unwrap_err().to_string();
+    let error = Policy::load(dir.path(), dir.path())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("policy.toml: cannot read"), "{error}");
 }

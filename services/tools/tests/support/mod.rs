@@ -47,7 +47,11 @@ impl Machine {
             fs::create_dir_all(machine.path(name)).unwrap();
         }
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../etc");
-        fs::copy(own.join("identities.toml"), machine.path("etc/identities.toml")).unwrap();
+        fs::copy(
+            own.join("identities.toml"),
+            machine.path("etc/identities.toml"),
+        )
+        .unwrap();
         fs::copy(
             own.join("security/policy.toml"),
             machine.path("etc/security/policy.toml"),
@@ -119,7 +123,9 @@ impl Machine {
     pub async fn serve(&self, registry: aios_tool_api::Registry) -> tokio::task::JoinHandle<()> {
         let paths = self.paths();
         let task = tokio::spawn(async move {
-            aios_tools::serve(paths, registry, std::future::pending(), |_| {}).await.unwrap();
+            aios_tools::serve(paths, registry, std::future::pending(), |_| {})
+                .await
+                .unwrap();
         });
         self.ready().await;
         task
@@ -170,7 +176,12 @@ impl Machine {
                 limit: 1000,
                 ..Default::default()
             };
-            let page = self.client(ROOT).list_ledger(request).await.unwrap().into_inner();
+            let page = self
+                .client(ROOT)
+                .list_ledger(request)
+                .await
+                .unwrap()
+                .into_inner();
             if page.records.is_empty() {
                 return all;
             }
@@ -179,7 +190,11 @@ impl Machine {
     }
 
     pub async fn verify(&self) -> v1::VerifyLedgerReply {
-        self.client(ROOT).verify_ledger(v1::Empty {}).await.unwrap().into_inner()
+        self.client(ROOT)
+            .verify_ledger(v1::Empty {})
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Checks a call as the orchestrator does for an operator, and grants it to an agent.
@@ -243,8 +258,12 @@ pub fn call(tool: &str, args: &Value, task: &str, key: &str) -> v1::ExecuteReque
 /// A request that the console makes for a person.
 pub fn on_behalf<T>(message: T, principal: &'static str, role: &'static str) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("aios-principal", principal.parse().unwrap());
-    request.metadata_mut().insert("aios-role", role.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("aios-principal", principal.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("aios-role", role.parse().unwrap());
     request
 }
 

@@ -66,7 +66,11 @@ impl Tool for Append {
 
     fn execute(&self, args: &AppendArgs, _: &Context) -> Result<Done, ToolError> {
         std::thread::sleep(Duration::from_millis(args.wait_ms));
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&args.path).unwrap();
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&args.path)
+            .unwrap();
         writeln!(file, "{}", args.line).unwrap();
         Ok(Done { done: true })
     }
