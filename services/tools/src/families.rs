@@ -9,7 +9,6 @@ pub fn registry() -> Registry {
     for register in [
         aios_tool_fs::register,
         aios_tool_hw::register,
-        aios_tool_hw::register,
         aios_tool_monitor::register,
         aios_tool_net::register,
         aios_tool_pkg::register,
