@@ -9,7 +9,6 @@ use crate::source::Source;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Firmware {
     /// How it started the kernel: `uefi` or `bios`.
-    #[serde(rename = "type")]
     pub kind: String,
     /// Who made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

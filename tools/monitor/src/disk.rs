@@ -44,7 +44,6 @@ pub struct FileSystem {
     /// The device, or whatever else it was mounted from.
     pub device: String,
     /// Its type, such as `ext4` or `overlay`.
-    #[serde(rename = "type")]
     pub kind: String,
     /// Size in bytes.
     pub size_bytes: u64,

@@ -279,7 +279,7 @@ mod tests {
         .unwrap();
         let disk = |place: &str, percent: f64, read_only: bool| {
             json!({
-                "mount_point": place, "device": "d", "type": "ext4", "size_bytes": 1, "used_bytes": 1,
+                "mount_point": place, "device": "d", "kind": "ext4", "size_bytes": 1, "used_bytes": 1,
                 "available_bytes": 0, "used_percent": percent, "inodes": 0, "inodes_used": 0,
                 "inodes_used_percent": 0, "read_only": read_only
             })

@@ -38,7 +38,6 @@ pub struct Limit {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Output {
     /// What `process.list` says of it.
-    #[serde(flatten)]
     pub process: Process,
     /// Process id of its parent; 0 for none.
     pub parent: i32,
@@ -220,7 +219,7 @@ mod tests {
     #[test]
     fn this_process_is_described_truly() {
         let output = run(json!({"pid": std::process::id()})).unwrap();
-        assert_eq!(output["pid"], std::process::id());
+        assert_eq!(output["process"]["pid"], std::process::id());
         assert_eq!(output["parent"], std::os::unix::process::parent_id());
         assert_eq!(
             output["program"],
@@ -230,7 +229,9 @@ mod tests {
         assert!(output["open_files"].as_u64().unwrap() >= 3);
         assert!(
             output["memory_peak_bytes"].as_u64()
-                >= output["memory_bytes"].as_u64().map(|bytes| bytes / 2)
+                >= output["process"]["memory_bytes"]
+                    .as_u64()
+                    .map(|bytes| bytes / 2)
         );
         assert!(
             output["limits"]
