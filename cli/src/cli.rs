@@ -157,7 +157,11 @@ pub(crate) enum Command {
     SshKeys,
     /// Answers enrolment requests on the virtio port `aios.enrolment`, on the machine itself
     #[command(hide = true)]
-    ServeEnrolmentPort,
+    ServeEnrolmentPort {
+        /// This device instead of the port that has the name
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -30,8 +30,8 @@ const NOBODY: Duration = Duration::from_millis(250);
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
 /// `aios serve-enrolment-port`
-pub(crate) fn serve(global: &Global) -> Result<Exit, Failure> {
-    let Some(device) = find(Path::new(PORTS)) else {
+pub(crate) fn serve(global: &Global, device: Option<PathBuf>) -> Result<Exit, Failure> {
+    let Some(device) = device.or_else(|| find(Path::new(PORTS))) else {
         notify_ready("no enrolment port");
         return Ok(Exit::Ok);
     };

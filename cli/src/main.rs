@@ -48,7 +48,7 @@ fn start(cli: Cli) -> Result<Exit, Failure> {
     match command {
         Command::Completions { shell } => commands::local::completions(shell),
         Command::SshKeys => commands::local::ssh_keys(&global),
-        Command::ServeEnrolmentPort => enrol_port::serve(&global),
+        Command::ServeEnrolmentPort { device } => enrol_port::serve(&global, device),
         Command::Profile(command) => commands::local::profiles(&global, &command),
         Command::Shell(arguments) => shell::run(&global, arguments),
         command => runtime()?.block_on(commands::run(&global, command)),

@@ -55,7 +55,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> Result<Exit, Failu
         | Command::Shell(_)
         | Command::Completions { .. }
         | Command::SshKeys
-        | Command::ServeEnrolmentPort => Err(Failure::usage(
+        | Command::ServeEnrolmentPort { .. } => Err(Failure::usage(
             "this command is not available inside the prompt",
         )),
     }
