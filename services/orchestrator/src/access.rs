@@ -30,7 +30,10 @@ pub const ACCESS: AccessTable = AccessTable {
         ("ListProcedures", PEOPLE),
         ("RegisterAgent", AGENTS),
         ("Heartbeat", AGENTS),
-        ("OrchestratorHealth", &[Party::AnyDaemon, Party::AnyAgent, Party::Root]),
+        (
+            "OrchestratorHealth",
+            &[Party::AnyDaemon, Party::AnyAgent, Party::Root],
+        ),
     ],
 };
 
@@ -59,22 +62,35 @@ pub const ROLES: &[(&str, &[&str])] = &[
 /// Whether a role may call a method.
 #[must_use]
 pub fn role_may(method: &str, role: &str) -> bool {
-    ROLES.iter().any(|(name, roles)| *name == method && roles.contains(&role))
+    ROLES
+        .iter()
+        .any(|(name, roles)| *name == method && roles.contains(&role))
 }
 
 /// The person behind a request, if that person's role may call the method.
 ///
 /// # Errors
 /// When nobody is named, or the role may not.
-pub fn person<T>(identities: &Identities, request: &Request<T>, method: &str) -> Result<Caller, tonic::Status> {
+pub fn person<T>(
+    identities: &Identities,
+    request: &Request<T>,
+    method: &str,
+) -> Result<Caller, tonic::Status> {
     let caller = identities.caller_on_behalf(request)?;
     if role_may(method, &caller.role) {
         return Ok(caller);
     }
-    let role = if caller.role.is_empty() { "nobody's role".to_owned() } else { format!("the role {}", caller.role) };
-    Err(Error::new(Category::Auth, format!("{} may not call {method} with {role}", caller.principal))
-        .hint("ask an admin for a certificate with another role")
-        .into())
+    let role = if caller.role.is_empty() {
+        "nobody's role".to_owned()
+    } else {
+        format!("the role {}", caller.role)
+    };
+    Err(Error::new(
+        Category::Auth,
+        format!("{} may not call {method} with {role}", caller.principal),
+    )
+    .hint("ask an admin for a certificate with another role")
+    .into())
 }
 
 #[cfg(test)]
@@ -100,7 +116,11 @@ mod tests {
 
     #[test]
     fn every_method_has_exactly_one_row() {
-        let rows: Vec<String> = ACCESS.rows.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let rows: Vec<String> = ACCESS
+            .rows
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
         let unique: BTreeSet<String> = rows.iter().cloned().collect();
         assert_eq!(rows.len(), unique.len());
         assert_eq!(unique, methods());
@@ -111,13 +131,23 @@ mod tests {
     fn people_need_a_role_for_every_method_that_is_theirs() {
         for method in methods() {
             let theirs = ACCESS.row(&method) == Some(PEOPLE);
-            assert_eq!(ROLES.iter().any(|(name, _)| *name == method), theirs, "{method}");
+            assert_eq!(
+                ROLES.iter().any(|(name, _)| *name == method),
+                theirs,
+                "{method}"
+            );
             for role in ["", "root", "Admin"] {
                 assert!(!role_may(&method, role), "{method} {role}");
             }
         }
         assert!(!role_may("Unheard", "admin"));
-        for changing in ["SubmitGoal", "CancelGoal", "PauseGoal", "ResumeGoal", "DecideApproval"] {
+        for changing in [
+            "SubmitGoal",
+            "CancelGoal",
+            "PauseGoal",
+            "ResumeGoal",
+            "DecideApproval",
+        ] {
             assert!(!role_may(changing, "reader"), "{changing}");
             assert!(role_may(changing, "operator"), "{changing}");
         }
@@ -128,9 +158,16 @@ mod tests {
         let agent = Principal::Agent("dev".into());
         for method in methods() {
             let may = ACCESS.allows(&format!("/aios.v1.Orchestrator/{method}"), &agent);
-            assert_eq!(may, ["RegisterAgent", "Heartbeat", "OrchestratorHealth"].contains(&method.as_str()), "{method}");
+            assert_eq!(
+                may,
+                ["RegisterAgent", "Heartbeat", "OrchestratorHealth"].contains(&method.as_str()),
+                "{method}"
+            );
             let user = Principal::User(4711);
-            assert!(!ACCESS.allows(&format!("/aios.v1.Orchestrator/{method}"), &user), "{method}");
+            assert!(
+                !ACCESS.allows(&format!("/aios.v1.Orchestrator/{method}"), &user),
+                "{method}"
+            );
         }
     }
 }

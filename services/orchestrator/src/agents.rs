@@ -95,7 +95,13 @@ impl Agents {
                 (name.clone(), agent)
             })
             .collect();
-        Self { state: Arc::new(Mutex::new(State { agents, ..State::default() })), changed }
+        Self {
+            state: Arc::new(Mutex::new(State {
+                agents,
+                ..State::default()
+            })),
+            changed,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,21 +123,33 @@ impl Agents {
     ///
     /// # Errors
     /// When it is not expected, or what it brings is malformed.
-    pub fn register(&self, name: &str, request: &RegisterAgentRequest, session: &str) -> Result<(), KitError> {
+    pub fn register(
+        &self,
+        name: &str,
+        request: &RegisterAgentRequest,
+        session: &str,
+    ) -> Result<(), KitError> {
         let invalid = |message: String| Err(KitError::new(Category::Validation, message));
         if request.capabilities.len() > MAX_ITEMS || request.tool_families.len() > MAX_ITEMS {
-            return invalid(format!("agent {name} brings more than {MAX_ITEMS} capabilities or families"));
+            return invalid(format!(
+                "agent {name} brings more than {MAX_ITEMS} capabilities or families"
+            ));
         }
         let patterns = request
             .capabilities
             .iter()
             .map(|text| CapabilityPattern::parse(text))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| KitError::new(Category::Validation, format!("agent {name}: {error}")))?;
+            .map_err(|error| {
+                KitError::new(Category::Validation, format!("agent {name}: {error}"))
+            })?;
         {
             let mut state = self.lock();
             let Some(agent) = state.agents.get_mut(name) else {
-                return Err(KitError::new(Category::Auth, format!("no agent {name} is expected on this machine")));
+                return Err(KitError::new(
+                    Category::Auth,
+                    format!("no agent {name} is expected on this machine"),
+                ));
             };
             if !agent.session.is_empty() {
                 agent.restarts = agent.restarts.saturating_add(1);
@@ -160,7 +178,12 @@ impl Agents {
 
     fn moved(&self, name: &str, agent: &mut Agent, status: AgentStatus, why: &str) {
         agent.status = status;
-        tracing::info!(agent = name, state = status.name(), why, "an agent has changed its state");
+        tracing::info!(
+            agent = name,
+            state = status.name(),
+            why,
+            "an agent has changed its state"
+        );
         let record = AgentState {
             name: name.to_owned(),
             state: status.name().to_owned(),
@@ -180,10 +203,16 @@ impl Agents {
     pub fn heartbeat(&self, name: &str, request: &HeartbeatRequest) -> Result<(), KitError> {
         {
             let mut state = self.lock();
-            let agent = state.agents.get_mut(name).filter(|agent| !agent.session.is_empty() && agent.session == request.session);
+            let agent = state
+                .agents
+                .get_mut(name)
+                .filter(|agent| !agent.session.is_empty() && agent.session == request.session);
             let Some(agent) = agent else {
-                return Err(KitError::new(Category::Conflict, format!("agent {name} has no session of that name"))
-                    .hint("register again"));
+                return Err(KitError::new(
+                    Category::Conflict,
+                    format!("agent {name} has no session of that name"),
+                )
+                .hint("register again"));
             };
             agent.health = if request.detail.is_empty() {
                 request.health.clone()
@@ -200,9 +229,16 @@ impl Agents {
     pub fn look(&self) {
         let mut state = self.lock();
         for (name, agent) in &mut state.agents {
-            let late = agent.heard.is_some_and(|heard| heard.elapsed() > HEARTBEAT * MISSED);
+            let late = agent
+                .heard
+                .is_some_and(|heard| heard.elapsed() > HEARTBEAT * MISSED);
             if late && agent.status == AgentStatus::Running {
-                self.moved(name, agent, AgentStatus::Failed, "not heard of for three heartbeats");
+                self.moved(
+                    name,
+                    agent,
+                    AgentStatus::Failed,
+                    "not heard of for three heartbeats",
+                );
             }
         }
     }
@@ -217,7 +253,11 @@ impl Agents {
     /// A task of this agent has ended.
     pub fn ended(&self, name: &str, well: bool) {
         if let Some(agent) = self.lock().agents.get_mut(name) {
-            let counter = if well { &mut agent.done } else { &mut agent.failed };
+            let counter = if well {
+                &mut agent.done
+            } else {
+                &mut agent.failed
+            };
             *counter = counter.saturating_add(1);
         }
     }
@@ -233,7 +273,12 @@ impl Agents {
             .filter(|(_, agent)| agent.covers(capability))
             .map(|(name, agent)| {
                 let family = capability.split(':').next().unwrap_or_default();
-                (!agent.usable(), !agent.families.contains(family), agent.leased, name.clone())
+                (
+                    !agent.usable(),
+                    !agent.families.contains(family),
+                    agent.leased,
+                    name.clone(),
+                )
             })
             .collect();
         found.sort();
@@ -241,7 +286,13 @@ impl Agents {
     }
 
     /// Waits for a place with an agent that holds the capability. Dropping the wait gives up the turn.
-    pub async fn lease(&self, priority: u32, since_ms: u64, capability: &str, prefer: &str) -> Lease {
+    pub async fn lease(
+        &self,
+        priority: u32,
+        since_ms: u64,
+        capability: &str,
+        prefer: &str,
+    ) -> Lease {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.lock();
@@ -274,26 +325,49 @@ impl Agents {
                 .agents
                 .iter()
                 .filter(|(_, agent)| agent.usable())
-                .map(|(name, agent)| Room { name: name.clone(), running: agent.leased, max: agent.max })
+                .map(|(name, agent)| Room {
+                    name: name.clone(),
+                    running: agent.leased,
+                    max: agent.max,
+                })
                 .collect();
-            let waiting: Vec<Waiting> = state.waiting.iter().map(|(waiting, _)| waiting.clone()).collect();
+            let waiting: Vec<Waiting> = state
+                .waiting
+                .iter()
+                .map(|(waiting, _)| waiting.clone())
+                .collect();
             let agents = &state.agents;
             // Among those that hold the capability, those that name the tool's family are asked alone.
             let fits = |waiting: &Waiting, name: &str| {
                 let family = waiting.capability.split(':').next().unwrap_or_default();
-                let specialist = |agent: &Agent| agent.usable() && agent.covers(&waiting.capability) && agent.families.contains(family);
+                let specialist = |agent: &Agent| {
+                    agent.usable()
+                        && agent.covers(&waiting.capability)
+                        && agent.families.contains(family)
+                };
                 agents.get(name).is_some_and(|agent| {
-                    agent.covers(&waiting.capability) && (specialist(agent) || !agents.values().any(specialist))
+                    agent.covers(&waiting.capability)
+                        && (specialist(agent) || !agents.values().any(specialist))
                 })
             };
             for (id, name) in schedule::assign(&waiting, &rooms, fits) {
-                let Some(position) = state.waiting.iter().position(|(waiting, _)| waiting.id == id) else {
+                let Some(position) = state
+                    .waiting
+                    .iter()
+                    .position(|(waiting, _)| waiting.id == id)
+                else {
                     continue;
                 };
                 let (_, sender) = state.waiting.swap_remove(position);
                 if let Some(agent) = state.agents.get_mut(&name) {
                     agent.leased += 1;
-                    given.push((sender, Lease { agent: name, agents: self.clone() }));
+                    given.push((
+                        sender,
+                        Lease {
+                            agent: name,
+                            agents: self.clone(),
+                        },
+                    ));
                 }
             }
         }
@@ -329,8 +403,15 @@ impl Agents {
     #[must_use]
     pub fn counts(&self) -> (u32, u32) {
         let state = self.lock();
-        let running = state.agents.values().filter(|agent| agent.status == AgentStatus::Running).count();
-        (u32::try_from(running).unwrap_or(u32::MAX), u32::try_from(state.agents.len()).unwrap_or(u32::MAX))
+        let running = state
+            .agents
+            .values()
+            .filter(|agent| agent.status == AgentStatus::Running)
+            .count();
+        (
+            u32::try_from(running).unwrap_or(u32::MAX),
+            u32::try_from(state.agents.len()).unwrap_or(u32::MAX),
+        )
     }
 }
 
@@ -348,7 +429,14 @@ impl Agent {
             let text = pattern.to_string();
             // A pattern for one resource covers the kind, so its own resource is what is asked for.
             let resource = text.splitn(3, ':').nth(2).map(str::to_owned);
-            pattern.gives(&Capability { namespace: namespace.to_owned(), action: action.to_owned(), resource }, false)
+            pattern.gives(
+                &Capability {
+                    namespace: namespace.to_owned(),
+                    action: action.to_owned(),
+                    resource,
+                },
+                false,
+            )
         })
     }
 }
@@ -384,27 +472,59 @@ mod tests {
     #[tokio::test]
     async fn leases_go_to_specialists_and_are_bounded() {
         let (agents, mut changes) = agents(&["package", "system"]);
-        agents.register("system", &brings(&["*:*"], &["fs"], 1), "s").unwrap();
-        agents.register("package", &brings(&["pkg:install", "fs:write:/srv/**"], &["pkg"], 1), "p").unwrap();
+        agents
+            .register("system", &brings(&["*:*"], &["fs"], 1), "s")
+            .unwrap();
+        agents
+            .register(
+                "package",
+                &brings(&["pkg:install", "fs:write:/srv/**"], &["pkg"], 1),
+                "p",
+            )
+            .unwrap();
         assert_eq!(changes.recv().await.unwrap().state, "running");
         let lease = agents.lease(5, 1, "pkg:install", "").await;
         assert_eq!(lease.agent, "package");
         let second = agents.lease(5, 1, "pkg:install", "");
-        assert!(tokio::time::timeout(Duration::from_millis(20), second).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), second)
+                .await
+                .is_err()
+        );
         drop(lease);
         assert_eq!(agents.lease(5, 1, "pkg:install", "").await.agent, "package");
         assert_eq!(agents.candidates("fs:write"), ["system", "package"]);
-        assert_eq!(agents.infos().iter().map(|info| info.running_tasks).sum::<u32>(), 0);
+        assert_eq!(
+            agents
+                .infos()
+                .iter()
+                .map(|info| info.running_tasks)
+                .sum::<u32>(),
+            0
+        );
     }
 
     #[test]
     fn strangers_and_malformed_patterns_are_refused() {
         let (agents, _changes) = agents(&["dev"]);
         assert!(agents.register("evil", &brings(&[], &[], 1), "s").is_err());
-        assert!(agents.register("dev", &brings(&["fs"], &[], 1), "s").is_err());
-        assert!(agents.heartbeat("dev", &HeartbeatRequest::default()).is_err());
-        agents.register("dev", &brings(&["fs:read"], &[], 1), "s").unwrap();
-        let beat = |session: &str| HeartbeatRequest { session: session.to_owned(), ..HeartbeatRequest::default() };
+        assert!(
+            agents
+                .register("dev", &brings(&["fs"], &[], 1), "s")
+                .is_err()
+        );
+        assert!(
+            agents
+                .heartbeat("dev", &HeartbeatRequest::default())
+                .is_err()
+        );
+        agents
+            .register("dev", &brings(&["fs:read"], &[], 1), "s")
+            .unwrap();
+        let beat = |session: &str| HeartbeatRequest {
+            session: session.to_owned(),
+            ..HeartbeatRequest::default()
+        };
         assert!(agents.heartbeat("dev", &beat("old")).is_err());
         agents.heartbeat("dev", &beat("s")).unwrap();
         agents.suspect("dev");

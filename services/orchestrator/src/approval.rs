@@ -71,16 +71,27 @@ impl Approval {
     /// # Errors
     /// When it is decided already, its time is over, or the hash is of another action.
     pub fn may_decide(&self, action_hash: &str, now_ms: u64) -> Result<(), KitError> {
-        let no = |message: String, hint: &str| Err(KitError::new(Category::Conflict, message).hint(hint));
+        let no = |message: String, hint: &str| {
+            Err(KitError::new(Category::Conflict, message).hint(hint))
+        };
         if self.status != Status::Pending {
-            return no(format!("approval {} is {} already", self.id, self.status.name()), "");
+            return no(
+                format!("approval {} is {} already", self.id, self.status.name()),
+                "",
+            );
         }
         if now_ms >= self.expires_ms {
-            return no(format!("approval {} has expired", self.id), "submit the goal again");
+            return no(
+                format!("approval {} has expired", self.id),
+                "submit the goal again",
+            );
         }
         if action_hash != self.action_hash {
             return no(
-                format!("the decision is for another action than approval {}", self.id),
+                format!(
+                    "the decision is for another action than approval {}",
+                    self.id
+                ),
                 "list the approvals, and decide on the action that is shown there by its action_hash",
             );
         }
@@ -115,16 +126,45 @@ mod tests {
     #[test]
     fn it_decides_once_in_time_and_on_its_own_action() {
         let approval = Approval {
-            id: "a".into(), goal_id: "g".into(), task_id: "t".into(), tool: "x.y".into(), args_json: "{}".into(),
-            risk: "high".into(), action_hash: "h".into(), requested_by: "p".into(), created_ms: 1, expires_ms: 10,
-            status: Status::Pending, decided_by: String::new(), reason: String::new(),
+            id: "a".into(),
+            goal_id: "g".into(),
+            task_id: "t".into(),
+            tool: "x.y".into(),
+            args_json: "{}".into(),
+            risk: "high".into(),
+            action_hash: "h".into(),
+            requested_by: "p".into(),
+            created_ms: 1,
+            expires_ms: 10,
+            status: Status::Pending,
+            decided_by: String::new(),
+            reason: String::new(),
         };
         approval.may_decide("h", 9).unwrap();
-        assert!(approval.may_decide("H", 9).unwrap_err().message().contains("another action"));
+        assert!(
+            approval
+                .may_decide("H", 9)
+                .unwrap_err()
+                .message()
+                .contains("another action")
+        );
         assert!(approval.may_decide("", 9).is_err());
-        assert!(approval.may_decide("h", 10).unwrap_err().message().contains("expired"));
+        assert!(
+            approval
+                .may_decide("h", 10)
+                .unwrap_err()
+                .message()
+                .contains("expired")
+        );
         for status in [Status::Approved, Status::Denied, Status::Expired] {
-            assert!(Approval { status, ..approval.clone() }.may_decide("h", 9).is_err());
+            assert!(
+                Approval {
+                    status,
+                    ..approval.clone()
+                }
+                .may_decide("h", 9)
+                .is_err()
+            );
         }
     }
 }

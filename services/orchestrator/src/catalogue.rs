@@ -52,9 +52,18 @@ impl Catalogue {
                 Ok((args_schema, validator)) => {
                     let name = info.name.clone();
                     let validator = Arc::new(validator);
-                    catalogue.entries.insert(name, Entry { info, args_schema, validator });
+                    catalogue.entries.insert(
+                        name,
+                        Entry {
+                            info,
+                            args_schema,
+                            validator,
+                        },
+                    );
                 }
-                Err(error) => catalogue.problems.push(format!("the argument schema of {}: {error}", info.name)),
+                Err(error) => catalogue
+                    .problems
+                    .push(format!("the argument schema of {}: {error}", info.name)),
             }
         }
         catalogue
@@ -87,8 +96,15 @@ impl Catalogue {
             None => Ok(()),
             Some(error) => {
                 let place = error.instance_path().to_string();
-                let place = if place.is_empty() { "the arguments".to_owned() } else { place };
-                Err(format!("{tool}: {place}: {}", shortened(&error.to_string())))
+                let place = if place.is_empty() {
+                    "the arguments".to_owned()
+                } else {
+                    place
+                };
+                Err(format!(
+                    "{tool}: {place}: {}",
+                    shortened(&error.to_string())
+                ))
             }
         }
     }
@@ -143,16 +159,33 @@ pub(crate) mod tests {
             "required": ["path"],
             "additionalProperties": false,
         });
-        Catalogue::new(vec![tool("fs.read", "low", &path), tool("fs.delete", "high", &path)])
+        Catalogue::new(vec![
+            tool("fs.read", "low", &path),
+            tool("fs.delete", "high", &path),
+        ])
     }
 
     #[test]
     fn calls_are_checked_against_the_schema() {
         let catalogue = sample();
         catalogue.check("fs.read", &json!({"path": "/x"})).unwrap();
-        assert!(catalogue.check("fs.read", &json!({})).unwrap_err().contains("path"));
-        assert!(catalogue.check("fs.read", &json!({"path": "/x", "y": 1})).is_err());
-        assert!(catalogue.check("fs.reed", &json!({})).unwrap_err().contains("did you mean fs.read?"));
+        assert!(
+            catalogue
+                .check("fs.read", &json!({}))
+                .unwrap_err()
+                .contains("path")
+        );
+        assert!(
+            catalogue
+                .check("fs.read", &json!({"path": "/x", "y": 1}))
+                .is_err()
+        );
+        assert!(
+            catalogue
+                .check("fs.reed", &json!({}))
+                .unwrap_err()
+                .contains("did you mean fs.read?")
+        );
     }
 
     #[test]

@@ -9,8 +9,8 @@ use aios_kit::{
     retry,
 };
 use aios_proto::v1::{
-    CheckCallReply, CheckCallRequest, CloseGrantRequest, Grant, LedgerRecord, ListLedgerRequest, ListToolsRequest,
-    RecordEventRequest, ToolInfo, tools_client::ToolsClient,
+    CheckCallReply, CheckCallRequest, CloseGrantRequest, Grant, LedgerRecord, ListLedgerRequest,
+    ListToolsRequest, RecordEventRequest, ToolInfo, tools_client::ToolsClient,
 };
 use tonic::{Request, Status, transport::Channel};
 
@@ -38,7 +38,10 @@ impl Person {
     /// A request on this person's behalf.
     pub fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        for (key, text) in [(ON_BEHALF_PRINCIPAL, &self.principal), (ON_BEHALF_ROLE, &self.role)] {
+        for (key, text) in [
+            (ON_BEHALF_PRINCIPAL, &self.principal),
+            (ON_BEHALF_ROLE, &self.role),
+        ] {
             // A name that cannot stand in a header is left out, which gives no right to anything.
             if let Ok(value) = text.parse() {
                 request.metadata_mut().insert(key, value);
@@ -48,9 +51,13 @@ impl Person {
     }
 }
 
-async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, KitError> {
+async fn bounded<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, KitError> {
     match tokio::time::timeout(CALL, call).await {
-        Ok(result) => result.map(tonic::Response::into_inner).map_err(KitError::from),
+        Ok(result) => result
+            .map(tonic::Response::into_inner)
+            .map_err(KitError::from),
         Err(_) => Err(Status::deadline_exceeded("the tools daemon did not answer in time").into()),
     }
 }
@@ -59,7 +66,8 @@ impl Tools {
     /// Uses the tools daemon at that socket.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        let client = ToolsClient::new(aios_kit::client::channel(socket)).max_decoding_message_size(64 << 20);
+        let client =
+            ToolsClient::new(aios_kit::client::channel(socket)).max_decoding_message_size(64 << 20);
         Self { client }
     }
 
@@ -69,7 +77,12 @@ impl Tools {
     /// When the daemon does not answer.
     pub async fn list(&self) -> Result<Vec<ToolInfo>, Error> {
         let reply = retry::local(|| async {
-            bounded(self.client.clone().list_tools(ListToolsRequest { mine: false })).await
+            bounded(
+                self.client
+                    .clone()
+                    .list_tools(ListToolsRequest { mine: false }),
+            )
+            .await
         });
         Ok(reply.await?.tools)
     }
@@ -78,9 +91,18 @@ impl Tools {
     ///
     /// # Errors
     /// When the daemon does not answer.
-    pub async fn check(&self, person: &Person, request: CheckCallRequest) -> Result<CheckCallReply, Error> {
+    pub async fn check(
+        &self,
+        person: &Person,
+        request: CheckCallRequest,
+    ) -> Result<CheckCallReply, Error> {
         let reply = retry::local(|| async {
-            bounded(self.client.clone().check_call(person.request(request.clone()))).await
+            bounded(
+                self.client
+                    .clone()
+                    .check_call(person.request(request.clone())),
+            )
+            .await
         });
         Ok(reply.await?)
     }
@@ -90,7 +112,15 @@ impl Tools {
     /// # Errors
     /// When the daemon refuses, or does not answer.
     pub async fn open_grant(&self, person: &Person, grant: Grant) -> Result<(), Error> {
-        retry::local(|| async { bounded(self.client.clone().open_grant(person.request(grant.clone()))).await }).await?;
+        retry::local(|| async {
+            bounded(
+                self.client
+                    .clone()
+                    .open_grant(person.request(grant.clone())),
+            )
+            .await
+        })
+        .await?;
         Ok(())
     }
 
@@ -100,7 +130,9 @@ impl Tools {
     /// When the daemon does not answer.
     pub async fn close_grant(&self, person: &Person, task_id: &str) -> Result<(), Error> {
         retry::local(|| async {
-            let request = CloseGrantRequest { task_id: task_id.to_owned() };
+            let request = CloseGrantRequest {
+                task_id: task_id.to_owned(),
+            };
             bounded(self.client.clone().close_grant(person.request(request))).await
         })
         .await?;
@@ -113,7 +145,12 @@ impl Tools {
     /// When the daemon refuses, or does not answer.
     pub async fn record(&self, person: &Person, event: RecordEventRequest) -> Result<u64, Error> {
         let reply = retry::local(|| async {
-            bounded(self.client.clone().record_event(person.request(event.clone()))).await
+            bounded(
+                self.client
+                    .clone()
+                    .record_event(person.request(event.clone())),
+            )
+            .await
         });
         Ok(reply.await?.seq)
     }
@@ -128,9 +165,19 @@ impl Tools {
         let mut records: Vec<LedgerRecord> = Vec::new();
         for _ in 0..PAGES {
             let after_seq = records.last().map_or(0, |record| record.seq);
-            let request = ListLedgerRequest { after_seq, limit: PAGE, goal_id: goal_id.to_owned(), ..ListLedgerRequest::default() };
+            let request = ListLedgerRequest {
+                after_seq,
+                limit: PAGE,
+                goal_id: goal_id.to_owned(),
+                ..ListLedgerRequest::default()
+            };
             let page = retry::local(|| async {
-                bounded(self.client.clone().list_ledger(person.request(request.clone()))).await
+                bounded(
+                    self.client
+                        .clone()
+                        .list_ledger(person.request(request.clone())),
+                )
+                .await
             })
             .await?
             .records;

@@ -9,16 +9,8 @@ use aios_kit::{Paths, config::SystemConfig};
 use aios_proto::v1::ToolInfo;
 
 use crate::{
-    agents::Agents,
-    approval::Approval,
-    catalogue::Catalogue,
-    clients::Tools,
-    error::Error,
-    planner::Planner,
-    procedure::Library,
-    slots::Slots,
-    store::Store,
-    watch::Hub,
+    agents::Agents, approval::Approval, catalogue::Catalogue, clients::Tools, error::Error,
+    planner::Planner, procedure::Library, slots::Slots, store::Store, watch::Hub,
 };
 
 /// Shared by all goals.
@@ -49,7 +41,9 @@ pub struct Context {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("paths", &self.paths).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
     }
 }
 
@@ -60,14 +54,21 @@ impl Context {
     /// When the tools daemon does not answer.
     pub async fn catalogue(&self) -> Result<Arc<Catalogue>, Error> {
         let tools = self.tools.list().await?;
-        let mut seen = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self
+            .catalogue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((known, catalogue)) = seen.as_ref()
             && *known == tools
         {
             return Ok(catalogue.clone());
         }
         let catalogue = Arc::new(Catalogue::new(tools.clone()));
-        for problem in catalogue.problems.iter().chain(&self.library.unusable(&catalogue)) {
+        for problem in catalogue
+            .problems
+            .iter()
+            .chain(&self.library.unusable(&catalogue))
+        {
             tracing::warn!(problem, "left out");
         }
         *seen = Some((tools, catalogue.clone()));
@@ -76,7 +77,10 @@ impl Context {
 
     /// Remembers an approval as it stands.
     pub fn remember(&self, approval: &Approval) {
-        let mut approvals = self.approvals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut approvals = self
+            .approvals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         approvals.insert(approval.id.clone(), approval.clone());
     }
 
@@ -84,7 +88,10 @@ impl Context {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.library.problems.clone();
-        let seen = self.catalogue.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self
+            .catalogue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match seen.as_ref() {
             None => problems.push("the tool catalogue has not been read yet".to_owned()),
             Some((_, catalogue)) => {

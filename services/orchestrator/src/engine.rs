@@ -8,7 +8,9 @@ use std::{
 };
 
 use aios_kit::{Category, Error as KitError};
-use aios_proto::v1::{CommitRequest, Decision, GoalRecord, ListGoalRecordsRequest, SubmitGoalRequest};
+use aios_proto::v1::{
+    CommitRequest, Decision, GoalRecord, ListGoalRecordsRequest, SubmitGoalRequest,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -44,14 +46,22 @@ pub struct Engine {
 /// The names of the states in which a goal lives.
 #[must_use]
 pub fn living_states() -> Vec<String> {
-    GoalStatus::ALL.iter().filter(|state| !state.is_terminal()).map(|state| state.name().to_owned()).collect()
+    GoalStatus::ALL
+        .iter()
+        .filter(|state| !state.is_terminal())
+        .map(|state| state.name().to_owned())
+        .collect()
 }
 
 impl Engine {
     /// No goals yet.
     #[must_use]
     pub fn new(ctx: Arc<Context>) -> Arc<Self> {
-        Arc::new(Self { ctx, living: Mutex::new(HashMap::new()), submitting: tokio::sync::Mutex::new(()) })
+        Arc::new(Self {
+            ctx,
+            living: Mutex::new(HashMap::new()),
+            submitting: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Takes every stored goal over that has not ended.
@@ -75,7 +85,9 @@ impl Engine {
                 self.start(&goal.id);
             }
             match goals.last() {
-                Some(last) if goals.len() >= PAGE as usize && last.id != before_id => before_id.clone_from(&last.id),
+                Some(last) if goals.len() >= PAGE as usize && last.id != before_id => {
+                    before_id.clone_from(&last.id)
+                }
                 _ => return Ok(count),
             }
         }
@@ -109,7 +121,11 @@ impl Engine {
                     }
                 }
             }
-            engine.living.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            engine
+                .living
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&id);
             // What still waits is answered from the stored state by its sender.
         });
     }
@@ -117,37 +133,65 @@ impl Engine {
     /// How many goals live.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.living.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.living
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Stores a goal and starts it. Acknowledged only when it is durable.
     ///
     /// # Errors
     /// When the request is wrong, there are too many goals, or memory does not answer.
-    pub async fn submit(self: &Arc<Self>, person: &Person, request: SubmitGoalRequest) -> Result<GoalRecord, KitError> {
+    pub async fn submit(
+        self: &Arc<Self>,
+        person: &Person,
+        request: SubmitGoalRequest,
+    ) -> Result<GoalRecord, KitError> {
         let text = checked_text(&request.text)?;
         let invalid = |message: &str| Err(KitError::new(Category::Validation, message));
         if request.priority > 9 {
             return invalid("the priority is from 0 to 9; 9 is the most urgent, 0 means 5");
         }
-        if request.idempotency_key.len() > MAX_KEY || request.idempotency_key.chars().any(char::is_control) {
-            return invalid("the idempotency key is longer than 200 bytes or has control characters");
+        if request.idempotency_key.len() > MAX_KEY
+            || request.idempotency_key.chars().any(char::is_control)
+        {
+            return invalid(
+                "the idempotency key is longer than 200 bytes or has control characters",
+            );
         }
         // One at a time, so that two calls with one key cannot both find none.
         let _turn = self.submitting.lock().await;
         if !request.idempotency_key.is_empty() {
-            let known = ListGoalRecordsRequest { idempotency_key: request.idempotency_key.clone(), ..ListGoalRecordsRequest::default() };
-            let goals = self.ctx.store.goals(known).await.map_err(|error| error.to_kit())?;
-            if let Some(goal) = goals.into_iter().find(|goal| goal.principal == person.principal) {
+            let known = ListGoalRecordsRequest {
+                idempotency_key: request.idempotency_key.clone(),
+                ..ListGoalRecordsRequest::default()
+            };
+            let goals = self
+                .ctx
+                .store
+                .goals(known)
+                .await
+                .map_err(|error| error.to_kit())?;
+            if let Some(goal) = goals
+                .into_iter()
+                .find(|goal| goal.principal == person.principal)
+            {
                 if goal.text == text {
                     return Ok(goal);
                 }
-                return Err(KitError::new(Category::Conflict, "this idempotency key was used for another goal"));
+                return Err(KitError::new(
+                    Category::Conflict,
+                    "this idempotency key was used for another goal",
+                ));
             }
         }
         if self.count() >= MAX_LIVING {
-            return Err(KitError::new(Category::RateLimit, format!("{MAX_LIVING} goals are living already"))
-                .hint("wait for some to end, or cancel some"));
+            return Err(KitError::new(
+                Category::RateLimit,
+                format!("{MAX_LIVING} goals are living already"),
+            )
+            .hint("wait for some to end, or cancel some"));
         }
         let now = now_ms();
         let goal = GoalRecord {
@@ -156,10 +200,18 @@ impl Engine {
             principal: person.principal.clone(),
             role: person.role.clone(),
             status: GoalStatus::Received.name().to_owned(),
-            priority: if request.priority == 0 { 5 } else { request.priority },
+            priority: if request.priority == 0 {
+                5
+            } else {
+                request.priority
+            },
             created_ms: now,
             updated_ms: now,
-            deadline_ms: if request.deadline_in_ms == 0 { 0 } else { now.saturating_add(request.deadline_in_ms) },
+            deadline_ms: if request.deadline_in_ms == 0 {
+                0
+            } else {
+                now.saturating_add(request.deadline_in_ms)
+            },
             version: 1,
             idempotency_key: request.idempotency_key,
             ..GoalRecord::default()
@@ -172,15 +224,34 @@ impl Engine {
             summary: format!("received from {} ({})", person.principal, person.role),
             detail_json: "{}".to_owned(),
         };
-        let commit = CommitRequest { goals: vec![goal.clone()], decisions: vec![decision], ..CommitRequest::default() };
-        self.ctx.store.commit(commit).await.map_err(|error| error.to_kit())?;
-        self.ctx.store.event("goal", &goal.id, "the goal is received");
+        let commit = CommitRequest {
+            goals: vec![goal.clone()],
+            decisions: vec![decision],
+            ..CommitRequest::default()
+        };
+        self.ctx
+            .store
+            .commit(commit)
+            .await
+            .map_err(|error| error.to_kit())?;
+        self.ctx
+            .store
+            .event("goal", &goal.id, "the goal is received");
         self.start(&goal.id);
         Ok(goal)
     }
 
-    async fn command<T>(&self, id: &str, make: impl FnOnce(Reply<T>) -> Command) -> Result<Option<T>, KitError> {
-        let sender = self.living.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+    async fn command<T>(
+        &self,
+        id: &str,
+        make: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<Option<T>, KitError> {
+        let sender = self
+            .living
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned();
         let Some(sender) = sender else {
             return Ok(None);
         };
@@ -197,7 +268,10 @@ impl Engine {
         };
         match tokio::time::timeout(OBEY, obey).await {
             Ok(answer) => answer,
-            Err(_) => Err(KitError::new(Category::Timeout, format!("goal {id} did not answer in time"))),
+            Err(_) => Err(KitError::new(
+                Category::Timeout,
+                format!("goal {id} did not answer in time"),
+            )),
         }
     }
 
@@ -211,33 +285,69 @@ impl Engine {
             .goal(id)
             .await
             .map_err(|error| error.to_kit())?
-            .ok_or_else(|| KitError::new(Category::Validation, format!("there is no goal {id}")).hint("`aios goal list` shows them"))
+            .ok_or_else(|| {
+                KitError::new(Category::Validation, format!("there is no goal {id}"))
+                    .hint("`aios goal list` shows them")
+            })
     }
 
     /// Gives a goal an order; one that has ended answers with its stored state.
     ///
     /// # Errors
     /// When there is no such goal, it cannot obey, or it has ended.
-    pub async fn order(&self, id: &str, make: impl FnOnce(Reply<GoalRecord>) -> Command) -> Result<GoalRecord, KitError> {
+    pub async fn order(
+        &self,
+        id: &str,
+        make: impl FnOnce(Reply<GoalRecord>) -> Command,
+    ) -> Result<GoalRecord, KitError> {
         if let Some(goal) = self.command(id, make).await? {
             return Ok(goal);
         }
         let goal = self.goal(id).await?;
-        Err(KitError::new(Category::Conflict, format!("goal {id} is {} already", goal.status)))
+        Err(KitError::new(
+            Category::Conflict,
+            format!("goal {id} is {} already", goal.status),
+        ))
     }
 
     /// Decides an approval.
     ///
     /// # Errors
     /// When there is none, it cannot be decided, or its goal has ended.
-    pub async fn decide(&self, id: &str, by: Person, approve: bool, action_hash: String, reason: String) -> Result<Approval, KitError> {
-        let known = self.ctx.approvals.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+    pub async fn decide(
+        &self,
+        id: &str,
+        by: Person,
+        approve: bool,
+        action_hash: String,
+        reason: String,
+    ) -> Result<Approval, KitError> {
+        let known = self
+            .ctx
+            .approvals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned();
         let Some(approval) = known else {
-            return Err(KitError::new(Category::Validation, format!("there is no approval {id}")).hint("`aios approve list` shows them"));
+            return Err(
+                KitError::new(Category::Validation, format!("there is no approval {id}"))
+                    .hint("`aios approve list` shows them"),
+            );
         };
-        let make = |reply| Command::Decide { id: id.to_owned(), by, approve, action_hash, reason, reply };
+        let make = |reply| Command::Decide {
+            id: id.to_owned(),
+            by,
+            approve,
+            action_hash,
+            reason,
+            reply,
+        };
         self.command(&approval.goal_id, make).await?.ok_or_else(|| {
-            KitError::new(Category::Conflict, format!("the goal of approval {id} has ended"))
+            KitError::new(
+                Category::Conflict,
+                format!("the goal of approval {id} has ended"),
+            )
         })
     }
 }
@@ -247,16 +357,26 @@ impl Engine {
 /// # Errors
 /// When it is empty, too long, or has control characters.
 pub fn checked_text(text: &str) -> Result<String, KitError> {
-    let invalid = |message: String, hint: &str| Err(KitError::new(Category::Validation, message).hint(hint));
+    let invalid =
+        |message: String, hint: &str| Err(KitError::new(Category::Validation, message).hint(hint));
     let text = text.trim();
     if text.is_empty() {
         return invalid("the goal is empty".to_owned(), "say what is to be done");
     }
     if text.len() > MAX_TEXT {
-        return invalid(format!("the goal has {} bytes, more than {MAX_TEXT}", text.len()), "shorten it");
+        return invalid(
+            format!("the goal has {} bytes, more than {MAX_TEXT}", text.len()),
+            "shorten it",
+        );
     }
-    if let Some(bad) = text.chars().find(|char| char.is_control() && !matches!(char, '\n' | '\t')) {
-        return invalid(format!("the goal has the control character {bad:?}"), "write it as plain text");
+    if let Some(bad) = text
+        .chars()
+        .find(|char| char.is_control() && !matches!(char, '\n' | '\t'))
+    {
+        return invalid(
+            format!("the goal has the control character {bad:?}"),
+            "write it as plain text",
+        );
     }
     Ok(text.to_owned())
 }
@@ -269,7 +389,13 @@ mod tests {
 
     #[test]
     fn goals_that_are_none_are_refused() {
-        for text in ["", "  \n", "a\u{0}b", "a\u{1b}[2Jb", &"x".repeat(MAX_TEXT + 1)] {
+        for text in [
+            "",
+            "  \n",
+            "a\u{0}b",
+            "a\u{1b}[2Jb",
+            &"x".repeat(MAX_TEXT + 1),
+        ] {
             assert!(checked_text(text).is_err());
         }
         assert_eq!(checked_text("  it's \"fine\"\n ").unwrap(), "it's \"fine\"");

@@ -68,16 +68,18 @@ impl Expectation {
     /// # Errors
     /// When it names one that is not there.
     pub fn bind(&self, scope: &Scope<'_>) -> Result<Self, String> {
-        let object = |members: &Option<Map<String, Value>>| -> Result<Option<Map<String, Value>>, String> {
-            match members {
-                None => Ok(None),
-                Some(members) => match fill(&Value::Object(members.clone()), scope)? {
-                    Value::Object(filled) if filled.len() == members.len() => Ok(Some(filled)),
-                    _ => Err("an expectation names a parameter that is not there".to_owned()),
-                },
-            }
-        };
-        let value = |value: &Option<Value>| value.as_ref().map(|value| fill(value, scope)).transpose();
+        let object =
+            |members: &Option<Map<String, Value>>| -> Result<Option<Map<String, Value>>, String> {
+                match members {
+                    None => Ok(None),
+                    Some(members) => match fill(&Value::Object(members.clone()), scope)? {
+                        Value::Object(filled) if filled.len() == members.len() => Ok(Some(filled)),
+                        _ => Err("an expectation names a parameter that is not there".to_owned()),
+                    },
+                }
+            };
+        let value =
+            |value: &Option<Value>| value.as_ref().map(|value| fill(value, scope)).transpose();
         Ok(Self {
             equals: value(&self.equals)?,
             contains: value(&self.contains)?,
@@ -96,40 +98,84 @@ impl Expectation {
         let number = found.and_then(Value::as_f64);
         let matching = |members: &Map<String, Value>| {
             found.and_then(Value::as_array).map(|items| {
-                items.iter().any(|item| members.iter().all(|(name, value)| item.get(name) == Some(value)))
+                items.iter().any(|item| {
+                    members
+                        .iter()
+                        .all(|(name, value)| item.get(name) == Some(value))
+                })
             })
         };
         let (met, expected) = if let Some(value) = &self.equals {
-            (found.is_some_and(|found| same(found, value)), format!("to be {value}"))
+            (
+                found.is_some_and(|found| same(found, value)),
+                format!("to be {value}"),
+            )
         } else if let Some(value) = &self.contains {
-            (found.is_some_and(|found| contains(found, value)), format!("to contain {value}"))
+            (
+                found.is_some_and(|found| contains(found, value)),
+                format!("to contain {value}"),
+            )
         } else if let Some(least) = self.at_least {
-            (number.is_some_and(|number| number >= least), format!("to be at least {least}"))
+            (
+                number.is_some_and(|number| number >= least),
+                format!("to be at least {least}"),
+            )
         } else if let Some(bound) = self.below {
-            (number.is_some_and(|number| number < bound), format!("to be below {bound}"))
+            (
+                number.is_some_and(|number| number < bound),
+                format!("to be below {bound}"),
+            )
         } else if let Some(value) = self.is_true {
-            (found.and_then(Value::as_bool) == Some(value), format!("to be {value}"))
+            (
+                found.and_then(Value::as_bool) == Some(value),
+                format!("to be {value}"),
+            )
         } else if let Some(value) = self.exists {
             let there = found.is_some_and(|found| !found.is_null());
-            (there == value, if value { "to be there" } else { "not to be there" }.to_owned())
+            (
+                there == value,
+                if value {
+                    "to be there"
+                } else {
+                    "not to be there"
+                }
+                .to_owned(),
+            )
         } else if let Some(members) = &self.some {
-            (matching(members) == Some(true), format!("to have an element with {}", Value::Object(members.clone())))
+            (
+                matching(members) == Some(true),
+                format!("to have an element with {}", Value::Object(members.clone())),
+            )
         } else if let Some(members) = &self.none {
-            (matching(members) == Some(false), format!("to have no element with {}", Value::Object(members.clone())))
+            (
+                matching(members) == Some(false),
+                format!("to have no element with {}", Value::Object(members.clone())),
+            )
         } else {
-            (false, "something, but the expectation makes no comparison".to_owned())
+            (
+                false,
+                "something, but the expectation makes no comparison".to_owned(),
+            )
         };
         if met {
             return Ok(());
         }
-        let place = if self.pointer.is_empty() { "the result" } else { &self.pointer };
+        let place = if self.pointer.is_empty() {
+            "the result"
+        } else {
+            &self.pointer
+        };
         let found = found.map_or_else(|| "nothing".to_owned(), |found| excerpt(&found.to_string()));
-        Err(format!("expected {place} {}, found {found}", excerpt(&expected)))
+        Err(format!(
+            "expected {place} {}, found {found}",
+            excerpt(&expected)
+        ))
     }
 }
 
 fn same(found: &Value, value: &Value) -> bool {
-    found == value || matches!((found.as_f64(), value.as_f64()), (Some(a), Some(b)) if a.total_cmp(&b).is_eq())
+    found == value
+        || matches!((found.as_f64(), value.as_f64()), (Some(a), Some(b)) if a.total_cmp(&b).is_eq())
 }
 
 fn contains(found: &Value, value: &Value) -> bool {
@@ -163,26 +209,61 @@ mod tests {
     fn every_comparison_tells_right_from_wrong() {
         let result = json!({"open": true, "status": 200, "text": "welcome", "list": [{"name": "a", "x": 1}]});
         let cases = [
-            (json!({"pointer": "/status", "equals": 200}), json!({"pointer": "/status", "equals": 201})),
-            (json!({"pointer": "/text", "contains": "come"}), json!({"pointer": "/text", "contains": "bye"})),
-            (json!({"pointer": "/status", "at_least": 200.0}), json!({"pointer": "/status", "at_least": 201.0})),
-            (json!({"pointer": "/status", "below": 500.0}), json!({"pointer": "/status", "below": 200.0})),
-            (json!({"pointer": "/open", "is_true": true}), json!({"pointer": "/open", "is_true": false})),
-            (json!({"pointer": "/open", "exists": true}), json!({"pointer": "/gone", "exists": true})),
-            (json!({"pointer": "/gone", "exists": false}), json!({"pointer": "/open", "exists": false})),
-            (json!({"pointer": "/list", "some": {"name": "a"}}), json!({"pointer": "/list", "some": {"name": "b"}})),
-            (json!({"pointer": "/list", "none": {"name": "b"}}), json!({"pointer": "/list", "none": {"name": "a"}})),
+            (
+                json!({"pointer": "/status", "equals": 200}),
+                json!({"pointer": "/status", "equals": 201}),
+            ),
+            (
+                json!({"pointer": "/text", "contains": "come"}),
+                json!({"pointer": "/text", "contains": "bye"}),
+            ),
+            (
+                json!({"pointer": "/status", "at_least": 200.0}),
+                json!({"pointer": "/status", "at_least": 201.0}),
+            ),
+            (
+                json!({"pointer": "/status", "below": 500.0}),
+                json!({"pointer": "/status", "below": 200.0}),
+            ),
+            (
+                json!({"pointer": "/open", "is_true": true}),
+                json!({"pointer": "/open", "is_true": false}),
+            ),
+            (
+                json!({"pointer": "/open", "exists": true}),
+                json!({"pointer": "/gone", "exists": true}),
+            ),
+            (
+                json!({"pointer": "/gone", "exists": false}),
+                json!({"pointer": "/open", "exists": false}),
+            ),
+            (
+                json!({"pointer": "/list", "some": {"name": "a"}}),
+                json!({"pointer": "/list", "some": {"name": "b"}}),
+            ),
+            (
+                json!({"pointer": "/list", "none": {"name": "b"}}),
+                json!({"pointer": "/list", "none": {"name": "a"}}),
+            ),
         ];
         for (right, wrong) in cases {
-            expectation(right.clone()).check(&result).unwrap_or_else(|error| panic!("{right}: {error}"));
+            expectation(right.clone())
+                .check(&result)
+                .unwrap_or_else(|error| panic!("{right}: {error}"));
             let error = expectation(wrong.clone()).check(&result).unwrap_err();
-            assert!(error.contains("expected") && error.contains("found"), "{error}");
+            assert!(
+                error.contains("expected") && error.contains("found"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_there_satisfies_no_claim_about_it() {
-        for claim in [json!({"pointer": "/x", "none": {"a": 1}}), json!({"pointer": "/x", "below": 9.0})] {
+        for claim in [
+            json!({"pointer": "/x", "none": {"a": 1}}),
+            json!({"pointer": "/x", "below": 9.0}),
+        ] {
             assert!(expectation(claim).check(&json!({})).is_err());
         }
     }
@@ -190,8 +271,18 @@ mod tests {
     #[test]
     fn exactly_one_comparison() {
         assert!(expectation(json!({"pointer": "/a"})).validate().is_err());
-        assert!(expectation(json!({"pointer": "/a", "exists": true, "is_true": true})).validate().is_err());
-        assert!(expectation(json!({"pointer": "a", "exists": true})).validate().is_err());
-        expectation(json!({"pointer": "/a", "exists": true})).validate().unwrap();
+        assert!(
+            expectation(json!({"pointer": "/a", "exists": true, "is_true": true}))
+                .validate()
+                .is_err()
+        );
+        assert!(
+            expectation(json!({"pointer": "a", "exists": true}))
+                .validate()
+                .is_err()
+        );
+        expectation(json!({"pointer": "/a", "exists": true}))
+            .validate()
+            .unwrap();
     }
 }

@@ -190,7 +190,10 @@ pub fn validate(plan: &Plan, catalogue: &Catalogue) -> Result<(), Error> {
         return wrong("the plan has no steps".to_owned());
     }
     if plan.steps.len() > MAX_STEPS {
-        return wrong(format!("the plan has {} steps, more than the {MAX_STEPS} that one may have", plan.steps.len()));
+        return wrong(format!(
+            "the plan has {} steps, more than the {MAX_STEPS} that one may have",
+            plan.steps.len()
+        ));
     }
     order(&plan.steps)?;
     for step in &plan.steps {
@@ -216,9 +219,15 @@ pub fn order(steps: &[Step]) -> Result<Vec<usize>, Error> {
     }
     for (step, node) in steps.iter().zip(&nodes) {
         for before in &step.after {
-            let found = steps.iter().zip(&nodes).find(|(other, _)| other.id == *before);
+            let found = steps
+                .iter()
+                .zip(&nodes)
+                .find(|(other, _)| other.id == *before);
             let Some((_, from)) = found else {
-                return Err(Error::Plan(format!("step {} is to follow {before}, which does not exist", step.id)));
+                return Err(Error::Plan(format!(
+                    "step {} is to follow {before}, which does not exist",
+                    step.id
+                )));
             };
             if from == node {
                 return Err(Error::Plan(format!("step {} is to follow itself", step.id)));
@@ -230,8 +239,12 @@ pub fn order(steps: &[Step]) -> Result<Vec<usize>, Error> {
     match toposort(&graph, None) {
         Ok(nodes) => Ok(nodes.into_iter().map(place).collect()),
         Err(cycle) => {
-            let id = steps.get(place(cycle.node_id())).map_or("?", |step| step.id.as_str());
-            Err(Error::Plan(format!("the steps wait for each other in a circle through {id}")))
+            let id = steps
+                .get(place(cycle.node_id()))
+                .map_or("?", |step| step.id.as_str());
+            Err(Error::Plan(format!(
+                "the steps wait for each other in a circle through {id}"
+            )))
         }
     }
 }
@@ -288,11 +301,16 @@ mod tests {
         let mut unknown = step("a", &[]);
         unknown.tool = "fs.raed".to_owned();
         let text = reason(vec![unknown]);
-        assert!(text.contains("fs.raed") && text.contains("fs.read"), "{text}");
+        assert!(
+            text.contains("fs.raed") && text.contains("fs.read"),
+            "{text}"
+        );
         let mut untyped = step("a", &[]);
         untyped.args = json!({"path": 7});
         assert!(reason(vec![untyped]).contains("step a"));
-        let many = (0..=MAX_STEPS).map(|index| step(&index.to_string(), &[])).collect();
+        let many = (0..=MAX_STEPS)
+            .map(|index| step(&index.to_string(), &[]))
+            .collect();
         assert!(reason(many).contains("more than"));
     }
 

@@ -8,7 +8,9 @@ use aios_kit::config::AutonomyLevel;
 use aios_tool_api::Risk;
 
 /// What the policy says about one action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It may run.
@@ -56,28 +58,53 @@ pub fn decide(level: AutonomyLevel, origin: Origin, risk: Option<Risk>) -> Verdi
     };
     let asks_from = match (level, origin) {
         (AutonomyLevel::Full, Origin::Procedure) => Risk::Critical,
-        (AutonomyLevel::Full, Origin::Model) | (AutonomyLevel::Supervised, Origin::Procedure) => Risk::High,
+        (AutonomyLevel::Full, Origin::Model) | (AutonomyLevel::Supervised, Origin::Procedure) => {
+            Risk::High
+        }
         (AutonomyLevel::Supervised, Origin::Model) | (AutonomyLevel::Manual, _) => Risk::Medium,
     };
-    if risk >= asks_from { Verdict::Ask } else { Verdict::Allow }
+    if risk >= asks_from {
+        Verdict::Ask
+    } else {
+        Verdict::Allow
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LEVELS: [AutonomyLevel; 3] = [AutonomyLevel::Full, AutonomyLevel::Supervised, AutonomyLevel::Manual];
+    const LEVELS: [AutonomyLevel; 3] = [
+        AutonomyLevel::Full,
+        AutonomyLevel::Supervised,
+        AutonomyLevel::Manual,
+    ];
     const RISKS: [Risk; 4] = [Risk::Low, Risk::Medium, Risk::High, Risk::Critical];
 
     #[test]
     fn the_table_is_the_one_that_is_promised() {
         use Verdict::{Allow, Ask};
         let row = |level, origin| RISKS.map(|risk| decide(level, origin, Some(risk)));
-        assert_eq!(row(AutonomyLevel::Full, Origin::Procedure), [Allow, Allow, Allow, Ask]);
-        assert_eq!(row(AutonomyLevel::Supervised, Origin::Procedure), [Allow, Allow, Ask, Ask]);
-        assert_eq!(row(AutonomyLevel::Manual, Origin::Procedure), [Allow, Ask, Ask, Ask]);
-        assert_eq!(row(AutonomyLevel::Full, Origin::Model), [Allow, Allow, Ask, Ask]);
-        assert_eq!(row(AutonomyLevel::Supervised, Origin::Model), [Allow, Ask, Ask, Ask]);
+        assert_eq!(
+            row(AutonomyLevel::Full, Origin::Procedure),
+            [Allow, Allow, Allow, Ask]
+        );
+        assert_eq!(
+            row(AutonomyLevel::Supervised, Origin::Procedure),
+            [Allow, Allow, Ask, Ask]
+        );
+        assert_eq!(
+            row(AutonomyLevel::Manual, Origin::Procedure),
+            [Allow, Ask, Ask, Ask]
+        );
+        assert_eq!(
+            row(AutonomyLevel::Full, Origin::Model),
+            [Allow, Allow, Ask, Ask]
+        );
+        assert_eq!(
+            row(AutonomyLevel::Supervised, Origin::Model),
+            [Allow, Ask, Ask, Ask]
+        );
     }
 
     #[test]
@@ -86,12 +113,21 @@ mod tests {
             for (index, level) in LEVELS.into_iter().enumerate() {
                 assert_eq!(decide(level, origin, None), Verdict::Deny);
                 for pair in RISKS.windows(2) {
-                    assert!(decide(level, origin, Some(pair[0])) <= decide(level, origin, Some(pair[1])));
+                    assert!(
+                        decide(level, origin, Some(pair[0]))
+                            <= decide(level, origin, Some(pair[1]))
+                    );
                 }
                 for risk in RISKS {
-                    assert!(decide(level, Origin::Procedure, Some(risk)) <= decide(level, Origin::Model, Some(risk)));
+                    assert!(
+                        decide(level, Origin::Procedure, Some(risk))
+                            <= decide(level, Origin::Model, Some(risk))
+                    );
                     if let Some(stricter) = LEVELS.get(index + 1) {
-                        assert!(decide(level, origin, Some(risk)) <= decide(*stricter, origin, Some(risk)));
+                        assert!(
+                            decide(level, origin, Some(risk))
+                                <= decide(*stricter, origin, Some(risk))
+                        );
                     }
                 }
             }

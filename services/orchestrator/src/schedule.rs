@@ -35,7 +35,11 @@ pub struct Room {
 /// The positions of the tasks that may begin.
 #[must_use]
 pub fn ready(tasks: &[TaskRecord]) -> Vec<usize> {
-    let done = |id: &String| tasks.iter().any(|task| task.step_id == *id && task.status == "completed");
+    let done = |id: &String| {
+        tasks
+            .iter()
+            .any(|task| task.step_id == *id && task.status == "completed")
+    };
     tasks
         .iter()
         .enumerate()
@@ -53,7 +57,13 @@ pub fn assign(
 ) -> Vec<(u64, String)> {
     let mut rooms = rooms.to_vec();
     let mut order: Vec<&Waiting> = waiting.iter().collect();
-    order.sort_by_key(|waiting| (std::cmp::Reverse(waiting.priority), waiting.since_ms, waiting.id));
+    order.sort_by_key(|waiting| {
+        (
+            std::cmp::Reverse(waiting.priority),
+            waiting.since_ms,
+            waiting.id,
+        )
+    });
     let mut given = Vec::new();
     for waiting in order {
         let room = rooms

@@ -1,8 +1,15 @@
 //! Puts the parts together and serves them until the daemon is asked to stop.
 
-use std::{collections::BTreeMap, future::Future, sync::{Arc, Mutex}, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use aios_kit::{Category, Error, Identities, Paths, access::AccessLayer, config::SystemConfig, server};
+use aios_kit::{
+    Category, Error, Identities, Paths, access::AccessLayer, config::SystemConfig, server,
+};
 use aios_proto::v1::{AgentState, CommitRequest, orchestrator_server::OrchestratorServer};
 use tokio::sync::mpsc;
 use tonic::transport::Server;
@@ -39,8 +46,10 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
     let store = Store::new(&paths.socket("memory"));
     let (changed, changes) = mpsc::unbounded_channel();
     let agents = Agents::new(&identities.agents(), changed);
-    let planners: Vec<Arc<dyn Planner>> =
-        vec![Arc::new(Procedures(library.clone())), Arc::new(Model::new(&paths.socket("runtime")))];
+    let planners: Vec<Arc<dyn Planner>> = vec![
+        Arc::new(Procedures(library.clone())),
+        Arc::new(Model::new(&paths.socket("runtime"))),
+    ];
     let ctx = Arc::new(Context {
         paths: paths.clone(),
         slots: Slots::new(config.goals.max_running),
@@ -117,8 +126,15 @@ async fn begin(engine: Arc<Engine>) {
 /// Commits each change of an agent's state.
 async fn keep_agent_states(store: Store, mut changes: mpsc::UnboundedReceiver<AgentState>) {
     while let Some(state) = changes.recv().await {
-        store.event("agent", "", format!("agent {} is {}: {}", state.name, state.state, state.detail));
-        let commit = CommitRequest { agents: vec![state], ..CommitRequest::default() };
+        store.event(
+            "agent",
+            "",
+            format!("agent {} is {}: {}", state.name, state.state, state.detail),
+        );
+        let commit = CommitRequest {
+            agents: vec![state],
+            ..CommitRequest::default()
+        };
         if let Err(error) = store.commit(commit).await {
             tracing::warn!(%error, "an agent's state could not be stored");
         }

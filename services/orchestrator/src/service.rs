@@ -8,11 +8,11 @@ use std::{
 
 use aios_kit::{Category, Error as KitError, Identities, Principal};
 use aios_proto::v1::{
-    Approval, CancelGoalRequest, DecideApprovalRequest, Empty, GetGoalRequest, GoalRecord, GoalTrace, GoalUpdate,
-    GoalView, HealthReply, HeartbeatRequest, ListAgentsReply, ListApprovalsReply, ListApprovalsRequest,
-    ListGoalRecordsRequest, ListGoalsReply, ListGoalsRequest, ListProceduresReply, OrchestratorHealthReply,
-    PlanGoalReply, PlanGoalRequest, RegisterAgentReply, RegisterAgentRequest, SubmitGoalRequest,
-    orchestrator_server::Orchestrator,
+    Approval, CancelGoalRequest, DecideApprovalRequest, Empty, GetGoalRequest, GoalRecord,
+    GoalTrace, GoalUpdate, GoalView, HealthReply, HeartbeatRequest, ListAgentsReply,
+    ListApprovalsReply, ListApprovalsRequest, ListGoalRecordsRequest, ListGoalsReply,
+    ListGoalsRequest, ListProceduresReply, OrchestratorHealthReply, PlanGoalReply, PlanGoalRequest,
+    RegisterAgentReply, RegisterAgentRequest, SubmitGoalRequest, orchestrator_server::Orchestrator,
 };
 use futures::Stream;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
@@ -47,12 +47,19 @@ impl Service {
     /// Serves these goals.
     #[must_use]
     pub fn new(engine: Arc<Engine>, identities: Arc<Identities>) -> Self {
-        Self { engine, identities, started: Instant::now() }
+        Self {
+            engine,
+            identities,
+            started: Instant::now(),
+        }
     }
 
     fn person<T>(&self, request: &Request<T>, method: &str) -> Result<Person, Status> {
         let caller = access::person(&self.identities, request, method)?;
-        Ok(Person { principal: caller.principal, role: caller.role })
+        Ok(Person {
+            principal: caller.principal,
+            role: caller.role,
+        })
     }
 
     fn agent<T>(&self, request: &Request<T>) -> Result<String, Status> {
@@ -65,7 +72,11 @@ impl Service {
     async fn view(&self, id: &str) -> Result<GoalView, Status> {
         let goal = self.engine.goal(id).await?;
         let tasks = self.engine.ctx.store.tasks(id).await?;
-        Ok(GoalView { plan: stored_plan(&goal)?, goal: Some(goal), tasks })
+        Ok(GoalView {
+            plan: stored_plan(&goal)?,
+            goal: Some(goal),
+            tasks,
+        })
     }
 }
 
@@ -84,7 +95,9 @@ fn has_ended(goal: &GoalRecord) -> bool {
 impl Orchestrator for Service {
     async fn submit_goal(&self, request: Request<SubmitGoalRequest>) -> Answer<GoalRecord> {
         let person = self.person(&request, "SubmitGoal")?;
-        Ok(Response::new(self.engine.submit(&person, request.into_inner()).await?))
+        Ok(Response::new(
+            self.engine.submit(&person, request.into_inner()).await?,
+        ))
     }
 
     async fn plan_goal(&self, request: Request<PlanGoalRequest>) -> Answer<PlanGoalReply> {
@@ -96,7 +109,10 @@ impl Orchestrator for Service {
                 let known = plan.map(|plan| plan.reply());
                 PlanGoalReply {
                     reason,
-                    ..known.unwrap_or_else(|| PlanGoalReply { planner: "none".to_owned(), ..PlanGoalReply::default() })
+                    ..known.unwrap_or_else(|| PlanGoalReply {
+                        planner: "none".to_owned(),
+                        ..PlanGoalReply::default()
+                    })
                 }
             }
         };
@@ -112,14 +128,17 @@ impl Orchestrator for Service {
         self.person(&request, "ListGoals")?;
         let request = request.into_inner();
         for status in &request.statuses {
-            GoalStatus::parse(status).map_err(|error| KitError::new(Category::Validation, error.to_string()))?;
+            GoalStatus::parse(status)
+                .map_err(|error| KitError::new(Category::Validation, error.to_string()))?;
         }
         let request = ListGoalRecordsRequest {
             statuses: request.statuses,
             limit: request.limit.min(MAX_LIST),
             ..ListGoalRecordsRequest::default()
         };
-        Ok(Response::new(ListGoalsReply { goals: self.engine.ctx.store.goals(request).await? }))
+        Ok(Response::new(ListGoalsReply {
+            goals: self.engine.ctx.store.goals(request).await?,
+        }))
     }
 
     async fn cancel_goal(&self, request: Request<CancelGoalRequest>) -> Answer<GoalRecord> {
@@ -131,12 +150,20 @@ impl Orchestrator for Service {
 
     async fn pause_goal(&self, request: Request<GetGoalRequest>) -> Answer<GoalRecord> {
         let by = self.person(&request, "PauseGoal")?.principal;
-        Ok(Response::new(self.engine.order(&request.into_inner().id, |reply| Command::Pause(by, reply)).await?))
+        Ok(Response::new(
+            self.engine
+                .order(&request.into_inner().id, |reply| Command::Pause(by, reply))
+                .await?,
+        ))
     }
 
     async fn resume_goal(&self, request: Request<GetGoalRequest>) -> Answer<GoalRecord> {
         let by = self.person(&request, "ResumeGoal")?.principal;
-        Ok(Response::new(self.engine.order(&request.into_inner().id, |reply| Command::Resume(by, reply)).await?))
+        Ok(Response::new(
+            self.engine
+                .order(&request.into_inner().id, |reply| Command::Resume(by, reply))
+                .await?,
+        ))
     }
 
     type WatchGoalStream = Pin<Box<dyn Stream<Item = Result<GoalUpdate, Status>> + Send>>;
@@ -156,7 +183,12 @@ impl Orchestrator for Service {
                 };
                 let ended = has_ended(&goal);
                 let mut seen_plan = view.plan.is_some();
-                let first = GoalUpdate { goal: Some(goal.clone()), task: None, plan: view.plan.take(), ended: ended && view.tasks.is_empty() };
+                let first = GoalUpdate {
+                    goal: Some(goal.clone()),
+                    task: None,
+                    plan: view.plan.take(),
+                    ended: ended && view.tasks.is_empty(),
+                };
                 if sender.send(Ok(first)).await.is_err() {
                     return;
                 }
@@ -165,7 +197,12 @@ impl Orchestrator for Service {
                 for (index, task) in std::mem::take(&mut view.tasks).into_iter().enumerate() {
                     versions.insert(task.id.clone(), task.version);
                     let ended = ended && index + 1 == count;
-                    let update = GoalUpdate { goal: Some(goal.clone()), task: Some(task), plan: None, ended };
+                    let update = GoalUpdate {
+                        goal: Some(goal.clone()),
+                        task: Some(task),
+                        plan: None,
+                        ended,
+                    };
                     if sender.send(Ok(update)).await.is_err() {
                         return;
                     }
@@ -182,9 +219,9 @@ impl Orchestrator for Service {
                     match received {
                         Ok(mut update) => {
                             let known = match (&update.task, &update.goal) {
-                                (Some(task), _) => {
-                                    versions.insert(task.id.clone(), task.version).is_some_and(|old| old >= task.version)
-                                }
+                                (Some(task), _) => versions
+                                    .insert(task.id.clone(), task.version)
+                                    .is_some_and(|old| old >= task.version),
                                 (None, Some(goal)) => {
                                     let old = version >= goal.version;
                                     version = version.max(goal.version);
@@ -227,13 +264,26 @@ impl Orchestrator for Service {
         let view = self.view(&id).await?;
         let decisions = self.engine.ctx.store.decisions(&id).await?;
         let ledger = self.engine.ctx.tools.ledger(&person, &id).await?;
-        Ok(Response::new(GoalTrace { view: Some(view), decisions, ledger }))
+        Ok(Response::new(GoalTrace {
+            view: Some(view),
+            decisions,
+            ledger,
+        }))
     }
 
-    async fn list_approvals(&self, request: Request<ListApprovalsRequest>) -> Answer<ListApprovalsReply> {
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Answer<ListApprovalsReply> {
         self.person(&request, "ListApprovals")?;
         let all = request.into_inner().include_decided;
-        let known = self.engine.ctx.approvals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self
+            .engine
+            .ctx
+            .approvals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut approvals: Vec<Approval> = known
             .values()
             .filter(|approval| all || approval.status == approval::Status::Pending)
@@ -245,47 +295,81 @@ impl Orchestrator for Service {
 
     async fn decide_approval(&self, request: Request<DecideApprovalRequest>) -> Answer<Approval> {
         let by = self.person(&request, "DecideApproval")?;
-        let DecideApprovalRequest { id, approve, action_hash, reason } = request.into_inner();
-        let approval = self.engine.decide(&id, by, approve, action_hash, reason).await?;
+        let DecideApprovalRequest {
+            id,
+            approve,
+            action_hash,
+            reason,
+        } = request.into_inner();
+        let approval = self
+            .engine
+            .decide(&id, by, approve, action_hash, reason)
+            .await?;
         Ok(Response::new(approval.wire()))
     }
 
     async fn list_agents(&self, request: Request<Empty>) -> Answer<ListAgentsReply> {
         self.person(&request, "ListAgents")?;
-        Ok(Response::new(ListAgentsReply { agents: self.engine.ctx.agents.infos() }))
+        Ok(Response::new(ListAgentsReply {
+            agents: self.engine.ctx.agents.infos(),
+        }))
     }
 
     async fn list_procedures(&self, request: Request<Empty>) -> Answer<ListProceduresReply> {
         self.person(&request, "ListProcedures")?;
-        Ok(Response::new(ListProceduresReply { procedures: self.engine.ctx.library.infos() }))
+        Ok(Response::new(ListProceduresReply {
+            procedures: self.engine.ctx.library.infos(),
+        }))
     }
 
-    async fn register_agent(&self, request: Request<RegisterAgentRequest>) -> Answer<RegisterAgentReply> {
+    async fn register_agent(
+        &self,
+        request: Request<RegisterAgentRequest>,
+    ) -> Answer<RegisterAgentReply> {
         let name = self.agent(&request)?;
         let session = uuid::Uuid::now_v7().to_string();
-        self.engine.ctx.agents.register(&name, &request.into_inner(), &session)?;
+        self.engine
+            .ctx
+            .agents
+            .register(&name, &request.into_inner(), &session)?;
         let heartbeat_ms = u32::try_from(HEARTBEAT.as_millis()).unwrap_or(1_000);
-        Ok(Response::new(RegisterAgentReply { heartbeat_ms, session }))
+        Ok(Response::new(RegisterAgentReply {
+            heartbeat_ms,
+            session,
+        }))
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answer<Empty> {
         let name = self.agent(&request)?;
-        self.engine.ctx.agents.heartbeat(&name, &request.into_inner())?;
+        self.engine
+            .ctx
+            .agents
+            .heartbeat(&name, &request.into_inner())?;
         Ok(Response::new(Empty {}))
     }
 
-    async fn orchestrator_health(&self, _request: Request<Empty>) -> Answer<OrchestratorHealthReply> {
+    async fn orchestrator_health(
+        &self,
+        _request: Request<Empty>,
+    ) -> Answer<OrchestratorHealthReply> {
         let ctx = &self.engine.ctx;
         let (agents_running, agents_expected) = ctx.agents.counts();
         let mut problems = ctx.problems();
         if agents_running < agents_expected {
-            problems.push(format!("{agents_running} of {agents_expected} agents are running"));
+            problems.push(format!(
+                "{agents_running} of {agents_expected} agents are running"
+            ));
         }
         if !ctx.store.answers().await {
             problems.push("memory does not answer".to_owned());
         }
         let health = HealthReply {
-            state: if problems.is_empty() { "ok" } else { "degraded" }.to_owned(),
+            state: if problems.is_empty() {
+                "ok"
+            } else {
+                "degraded"
+            }
+            .to_owned(),
             reason: problems.join("; "),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -306,6 +390,10 @@ fn resident_bytes() -> u64 {
     const PAGE: u64 = 4096;
     std::fs::read_to_string("/proc/self/statm")
         .ok()
-        .and_then(|text| text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()))
+        .and_then(|text| {
+            text.split_whitespace()
+                .nth(1)
+                .and_then(|pages| pages.parse::<u64>().ok())
+        })
         .map_or(0, |pages| pages.saturating_mul(PAGE))
 }

@@ -28,7 +28,10 @@ impl Slots {
     /// Room for so many goals, at least one.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { free: count.max(1), waiting: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(State {
+            free: count.max(1),
+            waiting: BTreeMap::new(),
+        })))
     }
 
     /// Waits for a place. Dropping the wait gives up the turn.
@@ -36,7 +39,9 @@ impl Slots {
         let (sender, receiver) = oneshot::channel();
         {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.waiting.insert((Reverse(priority), since_ms, id.to_owned()), sender);
+            state
+                .waiting
+                .insert((Reverse(priority), since_ms, id.to_owned()), sender);
         }
         self.pump();
         match receiver.await {
@@ -88,7 +93,12 @@ mod tests {
         let first = slots.acquire(5, 1, "first").await;
         let (order, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let mut waiting = Vec::new();
-        for (priority, since, id) in [(5, 2, "late"), (9, 3, "urgent"), (9, 2, "gone"), (5, 1, "early")] {
+        for (priority, since, id) in [
+            (5, 2, "late"),
+            (9, 3, "urgent"),
+            (9, 2, "gone"),
+            (5, 1, "early"),
+        ] {
             let (slots, order) = (slots.clone(), order.clone());
             waiting.push(tokio::spawn(async move {
                 let _slot = slots.acquire(priority, since, id).await;
@@ -105,6 +115,8 @@ mod tests {
             got.push(id);
         }
         assert_eq!(got, ["urgent", "early", "late"]);
-        tokio::time::timeout(Duration::from_secs(1), slots.acquire(0, 9, "again")).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(1), slots.acquire(0, 9, "again"))
+            .await
+            .unwrap();
     }
 }

@@ -160,10 +160,24 @@ mod tests {
 
     #[test]
     fn exactly_the_named_states_are_terminal() {
-        let ends: Vec<_> = GoalStatus::ALL.iter().filter(|s| s.is_terminal()).map(|s| s.name()).collect();
-        assert_eq!(ends, ["completed", "failed", "refused", "cancelled", "expired"]);
-        let ends: Vec<_> = TaskStatus::ALL.iter().filter(|s| s.is_terminal()).map(|s| s.name()).collect();
-        assert_eq!(ends, ["completed", "failed", "refused", "cancelled", "skipped"]);
+        let ends: Vec<_> = GoalStatus::ALL
+            .iter()
+            .filter(|s| s.is_terminal())
+            .map(|s| s.name())
+            .collect();
+        assert_eq!(
+            ends,
+            ["completed", "failed", "refused", "cancelled", "expired"]
+        );
+        let ends: Vec<_> = TaskStatus::ALL
+            .iter()
+            .filter(|s| s.is_terminal())
+            .map(|s| s.name())
+            .collect();
+        assert_eq!(
+            ends,
+            ["completed", "failed", "refused", "cancelled", "skipped"]
+        );
     }
 
     fn reachable(from: GoalStatus) -> BTreeSet<GoalStatus> {
@@ -184,17 +198,26 @@ mod tests {
         for state in GoalStatus::ALL.iter().filter(|state| !state.is_terminal()) {
             assert!(state.to(GoalStatus::Cancelled).is_ok(), "{state}");
             assert!(state.to(GoalStatus::Expired).is_ok(), "{state}");
-            assert!(reachable(*state).contains(&GoalStatus::Completed), "{state}");
+            assert!(
+                reachable(*state).contains(&GoalStatus::Completed),
+                "{state}"
+            );
         }
     }
 
     #[test]
     fn nothing_completes_without_having_run() {
         for state in GoalStatus::ALL {
-            assert_eq!(state.to(GoalStatus::Completed).is_ok(), *state == GoalStatus::Running);
+            assert_eq!(
+                state.to(GoalStatus::Completed).is_ok(),
+                *state == GoalStatus::Running
+            );
         }
         for state in TaskStatus::ALL {
-            assert_eq!(state.to(TaskStatus::Completed).is_ok(), *state == TaskStatus::Running);
+            assert_eq!(
+                state.to(TaskStatus::Completed).is_ok(),
+                *state == TaskStatus::Running
+            );
         }
     }
 

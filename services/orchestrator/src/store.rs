@@ -7,9 +7,9 @@ use std::{future::Future, path::Path, time::Duration};
 
 use aios_kit::{Category, Error as KitError, retry};
 use aios_proto::v1::{
-    AgentState, CommitRequest, Decision, Empty, GetGoalRecordRequest, GoalRecord, ListDecisionsRequest,
-    ListGoalRecordsRequest, ListPatternsRequest, ListTaskRecordsRequest, MemoryEvent, Pattern, TaskRecord,
-    memory_client::MemoryClient,
+    AgentState, CommitRequest, Decision, Empty, GetGoalRecordRequest, GoalRecord,
+    ListDecisionsRequest, ListGoalRecordsRequest, ListPatternsRequest, ListTaskRecordsRequest,
+    MemoryEvent, Pattern, TaskRecord, memory_client::MemoryClient,
 };
 use tokio::sync::mpsc;
 use tonic::{Code, Status, transport::Channel};
@@ -29,7 +29,9 @@ pub struct Store {
 }
 
 /// One call with a limit; the status keeps its code, which a commit needs to know.
-async fn bounded<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
+async fn bounded<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
     match tokio::time::timeout(CALL, call).await {
         Ok(result) => result.map(tonic::Response::into_inner),
         Err(_) => Err(Status::deadline_exceeded("memory did not answer in time")),
@@ -81,7 +83,10 @@ impl Store {
 
     async fn is_stored(&self, request: &CommitRequest) -> Result<bool, KitError> {
         for goal in &request.goals {
-            let stored = bounded(self.client.clone().get_goal_record(GetGoalRecordRequest { id: goal.id.clone() })).await;
+            let stored = bounded(self.client.clone().get_goal_record(GetGoalRecordRequest {
+                id: goal.id.clone(),
+            }))
+            .await;
             match stored {
                 Ok(stored) if stored == *goal => {}
                 Ok(_) => return Ok(false),
@@ -90,8 +95,12 @@ impl Store {
             }
         }
         for task in &request.tasks {
-            let request = ListTaskRecordsRequest { goal_id: task.goal_id.clone() };
-            let stored = bounded(self.client.clone().list_task_records(request)).await?.tasks;
+            let request = ListTaskRecordsRequest {
+                goal_id: task.goal_id.clone(),
+            };
+            let stored = bounded(self.client.clone().list_task_records(request))
+                .await?
+                .tasks;
             if !stored.contains(task) {
                 return Ok(false);
             }
@@ -112,7 +121,11 @@ impl Store {
                 Err(status) => {
                     let error = KitError::from(status);
                     // Memory may say "no such goal" as an invalid request.
-                    if error.category() == Category::Validation { Ok(None) } else { Err(error) }
+                    if error.category() == Category::Validation {
+                        Ok(None)
+                    } else {
+                        Err(error)
+                    }
                 }
             }
         })
@@ -127,7 +140,9 @@ impl Store {
     pub async fn goals(&self, request: ListGoalRecordsRequest) -> Result<Vec<GoalRecord>, Error> {
         let client = &self.client;
         let reply = retry::local(|| async {
-            bounded(client.clone().list_goal_records(request.clone())).await.map_err(KitError::from)
+            bounded(client.clone().list_goal_records(request.clone()))
+                .await
+                .map_err(KitError::from)
         });
         Ok(reply.await?.goals)
     }
@@ -138,8 +153,12 @@ impl Store {
     /// When memory does not answer.
     pub async fn tasks(&self, goal_id: &str) -> Result<Vec<TaskRecord>, Error> {
         let reply = retry::local(|| async {
-            let request = ListTaskRecordsRequest { goal_id: goal_id.to_owned() };
-            bounded(self.client.clone().list_task_records(request)).await.map_err(KitError::from)
+            let request = ListTaskRecordsRequest {
+                goal_id: goal_id.to_owned(),
+            };
+            bounded(self.client.clone().list_task_records(request))
+                .await
+                .map_err(KitError::from)
         });
         let mut tasks = reply.await?.tasks;
         tasks.sort_by_key(|task| task.ordinal);
@@ -152,8 +171,12 @@ impl Store {
     /// When memory does not answer.
     pub async fn decisions(&self, goal_id: &str) -> Result<Vec<Decision>, Error> {
         let reply = retry::local(|| async {
-            let request = ListDecisionsRequest { goal_id: goal_id.to_owned() };
-            bounded(self.client.clone().list_decisions(request)).await.map_err(KitError::from)
+            let request = ListDecisionsRequest {
+                goal_id: goal_id.to_owned(),
+            };
+            bounded(self.client.clone().list_decisions(request))
+                .await
+                .map_err(KitError::from)
         });
         let mut decisions = reply.await?.decisions;
         decisions.sort_by_key(|decision| decision.seq);
@@ -166,7 +189,9 @@ impl Store {
     /// When memory does not answer.
     pub async fn agents(&self) -> Result<Vec<AgentState>, Error> {
         let reply = retry::local(|| async {
-            bounded(self.client.clone().list_agent_states(Empty {})).await.map_err(KitError::from)
+            bounded(self.client.clone().list_agent_states(Empty {}))
+                .await
+                .map_err(KitError::from)
         });
         Ok(reply.await?.agents)
     }
@@ -177,8 +202,13 @@ impl Store {
     /// When memory does not answer.
     pub async fn patterns(&self, goal_text: &str) -> Result<Vec<Pattern>, Error> {
         let reply = retry::local(|| async {
-            let request = ListPatternsRequest { goal_text: goal_text.to_owned(), limit: 100 };
-            bounded(self.client.clone().list_patterns(request)).await.map_err(KitError::from)
+            let request = ListPatternsRequest {
+                goal_text: goal_text.to_owned(),
+                limit: 100,
+            };
+            bounded(self.client.clone().list_patterns(request))
+                .await
+                .map_err(KitError::from)
         });
         Ok(reply.await?.patterns)
     }
@@ -186,9 +216,11 @@ impl Store {
     /// Whether memory answers now.
     pub async fn answers(&self) -> bool {
         let call = self.client.clone();
-        tokio::time::timeout(Duration::from_secs(1), async move { call.clone().memory_health(Empty {}).await })
-            .await
-            .is_ok_and(|result| result.is_ok())
+        tokio::time::timeout(Duration::from_secs(1), async move {
+            call.clone().memory_health(Empty {}).await
+        })
+        .await
+        .is_ok_and(|result| result.is_ok())
     }
 
     /// Tells operational memory. News only: it may be dropped.
@@ -210,6 +242,8 @@ impl Store {
 /// Milliseconds since the epoch.
 #[must_use]
 pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

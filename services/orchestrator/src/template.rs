@@ -77,14 +77,19 @@ impl Template {
             } else if let Some(after) = after.strip_prefix("}}") {
                 literal.push('}');
                 rest = after;
-            } else if let Some((inner, after)) = after.strip_prefix('{').and_then(|after| after.split_once('}')) {
+            } else if let Some((inner, after)) = after
+                .strip_prefix('{')
+                .and_then(|after| after.split_once('}'))
+            {
                 if !literal.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut literal)));
                 }
                 parts.push(placeholder(inner)?);
                 rest = after;
             } else {
-                return Err(format!("`{text}` has a brace without its partner; write {{{{ or }}}} for a brace"));
+                return Err(format!(
+                    "`{text}` has a brace without its partner; write {{{{ or }}}} for a brace"
+                ));
             }
         }
         literal.push_str(rest);
@@ -154,7 +159,9 @@ fn placeholder(inner: &str) -> Result<Part, String> {
     } else {
         let members: Vec<String> = source.split('.').map(str::to_owned).collect();
         if members.iter().any(|member| !is_name(member)) {
-            return Err(format!("{{{inner}}} names nothing: write a parameter, steps.ID:/pointer or item:/pointer"));
+            return Err(format!(
+                "{{{inner}}} names nothing: write a parameter, steps.ID:/pointer or item:/pointer"
+            ));
         }
         Source::Parameter(members)
     };
@@ -164,7 +171,10 @@ fn placeholder(inner: &str) -> Result<Part, String> {
 /// Whether a text may name a parameter.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 /// Checks that a text is a JSON pointer.
@@ -175,7 +185,9 @@ pub fn check_pointer(pointer: &str) -> Result<(), String> {
     if pointer.is_empty() || pointer.starts_with('/') {
         Ok(())
     } else {
-        Err(format!("`{pointer}` is not a JSON pointer; it begins with /"))
+        Err(format!(
+            "`{pointer}` is not a JSON pointer; it begins with /"
+        ))
     }
 }
 
@@ -184,7 +196,10 @@ impl Scope<'_> {
         match source {
             Source::Parameter(members) => {
                 let (first, rest) = members.split_first()?;
-                rest.iter().try_fold(self.parameters.get(first)?, |value, member| value.get(member))
+                rest.iter()
+                    .try_fold(self.parameters.get(first)?, |value, member| {
+                        value.get(member)
+                    })
             }
             Source::Step(step, pointer) => self.steps.get(step)?.pointer(pointer),
             Source::Item(pointer) => self.item?.pointer(pointer),
@@ -203,17 +218,24 @@ impl Format {
             ("json", Format::Json),
             ("negative", Format::Negative),
         ];
-        KNOWN.iter().find(|(known, _)| *known == name).map(|(_, format)| *format).ok_or_else(|| {
-            let near = aios_config::nearest(name, KNOWN.iter().map(|(known, _)| *known));
-            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            format!("`{name}` is not a format{hint}")
-        })
+        KNOWN
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, format)| *format)
+            .ok_or_else(|| {
+                let near = aios_config::nearest(name, KNOWN.iter().map(|(known, _)| *known));
+                let hint =
+                    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                format!("`{name}` is not a format{hint}")
+            })
     }
 
     fn apply(self, value: &Value) -> String {
         let text = match (self, value) {
             (Self::Bytes, Value::Number(number)) => bytes(number.as_f64().unwrap_or(f64::NAN)),
-            (Self::Percent, Value::Number(number)) => format!("{:.0} %", number.as_f64().unwrap_or(f64::NAN)),
+            (Self::Percent, Value::Number(number)) => {
+                format!("{:.0} %", number.as_f64().unwrap_or(f64::NAN))
+            }
             (Self::Count, Value::Array(items)) => items.len().to_string(),
             (Self::Count, Value::Object(members)) => members.len().to_string(),
             (Self::YesNo, Value::Bool(value)) => if *value { "yes" } else { "no" }.to_owned(),
@@ -221,7 +243,9 @@ impl Format {
                 items.iter().map(plain).collect::<Vec<_>>().join("\n")
             }
             (Self::Json, value) => value.to_string(),
-            (Self::Negative, value) => value.as_i64().map_or_else(|| plain(value), |number| format!("-{number}")),
+            (Self::Negative, value) => value
+                .as_i64()
+                .map_or_else(|| plain(value), |number| format!("-{number}")),
             (_, value) => plain(value),
         };
         shorten(text)
@@ -241,7 +265,10 @@ fn shorten(text: String) -> String {
         None => text,
         Some((index, _)) => {
             let rest = text.chars().count() - MAX_VALUE;
-            format!("{}… ({rest} more characters)", text.get(..index).unwrap_or_default())
+            format!(
+                "{}… ({rest} more characters)",
+                text.get(..index).unwrap_or_default()
+            )
         }
     }
 }
@@ -257,7 +284,11 @@ pub fn bytes(count: f64) -> String {
         unit += 1;
     }
     let name = UNITS.get(unit).copied().unwrap_or("B");
-    if unit == 0 { format!("{value:.0} {name}") } else { format!("{value:.1} {name}") }
+    if unit == 0 {
+        format!("{value:.0} {name}")
+    } else {
+        format!("{value:.1} {name}")
+    }
 }
 
 /// Fills every text in a value. A member whose text names a parameter that is not there is left
@@ -270,9 +301,12 @@ pub fn fill(value: &Value, scope: &Scope<'_>) -> Result<Value, String> {
         Value::String(text) => Template::parse(text)?
             .value(scope)
             .ok_or_else(|| format!("`{text}` names something that is not there"))?,
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| fill(item, scope)).collect::<Result<_, _>>()?)
-        }
+        Value::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| fill(item, scope))
+                .collect::<Result<_, _>>()?,
+        ),
         Value::Object(members) => {
             let mut out = Map::new();
             for (name, member) in members {
@@ -328,7 +362,10 @@ impl Answer {
     fn list(&self) -> Result<Source, String> {
         match placeholder(&self.each)? {
             Part::Value(source @ Source::Step(..), Format::Plain) => Ok(source),
-            _ => Err(format!("`{}` is not a list; write steps.ID:/pointer", self.each)),
+            _ => Err(format!(
+                "`{}` is not a list; write steps.ID:/pointer",
+                self.each
+            )),
         }
     }
 
@@ -342,14 +379,20 @@ impl Answer {
             return Ok(out);
         }
         let line = Template::parse(&self.line)?;
-        let items = scope.find(&self.list()?).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let items = scope
+            .find(&self.list()?)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
         if items.is_empty() {
             let empty = Template::parse(&self.empty)?.text(scope);
             return Ok(if empty.is_empty() { out } else { empty });
         }
         for item in items.iter().take(MAX_LINES) {
             out.push('\n');
-            out.push_str(&line.text(&Scope { item: Some(item), ..*scope }));
+            out.push_str(&line.text(&Scope {
+                item: Some(item),
+                ..*scope
+            }));
         }
         if items.len() > MAX_LINES {
             out.push_str(&format!("\n… and {} more", items.len() - MAX_LINES));
@@ -371,7 +414,11 @@ mod tests {
             "list".to_owned(),
             json!({"disks": [{"at": "/", "used": 12.4}, {"at": "/var", "used": 99.0}], "size": 1536, "none": []}),
         )]);
-        run(&Scope { parameters: parameters.as_object().unwrap(), steps: &steps, item: None })
+        run(&Scope {
+            parameters: parameters.as_object().unwrap(),
+            steps: &steps,
+            item: None,
+        })
     }
 
     #[test]
@@ -389,7 +436,10 @@ mod tests {
     fn answers_have_formats_and_lists() {
         with(|scope| {
             let text = |text: &str| Template::parse(text).unwrap().text(scope);
-            assert_eq!(text("{steps.list:/size|bytes} of {{x}}, {steps.list:/gone}"), "1.5 KiB of {x}, unknown");
+            assert_eq!(
+                text("{steps.list:/size|bytes} of {{x}}, {steps.list:/gone}"),
+                "1.5 KiB of {x}, unknown"
+            );
             let answer = Answer {
                 text: "Disks:".to_owned(),
                 each: "steps.list:/disks".to_owned(),
@@ -397,7 +447,10 @@ mod tests {
                 empty: "none".to_owned(),
             };
             assert_eq!(answer.render(scope).unwrap(), "Disks:\n/ 12 %\n/var 99 %");
-            let none = Answer { each: "steps.list:/none".to_owned(), ..answer };
+            let none = Answer {
+                each: "steps.list:/none".to_owned(),
+                ..answer
+            };
             assert_eq!(none.render(scope).unwrap(), "none");
         });
     }
@@ -405,8 +458,16 @@ mod tests {
     #[test]
     fn faults_are_named() {
         assert!(Template::parse("a {b").unwrap_err().contains("partner"));
-        assert!(Template::parse("{x|byte}").unwrap_err().contains("did you mean `bytes`?"));
-        assert!(Template::parse("{steps.a:b}").unwrap_err().contains("pointer"));
+        assert!(
+            Template::parse("{x|byte}")
+                .unwrap_err()
+                .contains("did you mean `bytes`?")
+        );
+        assert!(
+            Template::parse("{steps.a:b}")
+                .unwrap_err()
+                .contains("pointer")
+        );
         assert!(Template::parse("{A b}").is_err());
     }
 

@@ -21,7 +21,10 @@ impl Hub {
     pub fn follow(&self, goal_id: &str) -> broadcast::Receiver<GoalUpdate> {
         let mut followers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         followers.retain(|_, sender| sender.receiver_count() > 0);
-        followers.entry(goal_id.to_owned()).or_insert_with(|| broadcast::channel(BEHIND).0).subscribe()
+        followers
+            .entry(goal_id.to_owned())
+            .or_insert_with(|| broadcast::channel(BEHIND).0)
+            .subscribe()
     }
 
     /// Tells those who follow.

@@ -16,15 +16,34 @@ async fn survives(strike: i64) -> bool {
     };
     let died = machine
         .wait_for("the strike or the end", async |machine| {
-            let ended = machine.memory.state.lock().unwrap().goals.values().any(|goal| goal.status == "completed");
-            if machine.has_died() { Some(true) } else { ended.then_some(false) }
+            let ended = machine
+                .memory
+                .state
+                .lock()
+                .unwrap()
+                .goals
+                .values()
+                .any(|goal| goal.status == "completed");
+            if machine.has_died() {
+                Some(true)
+            } else {
+                ended.then_some(false)
+            }
         })
         .await;
     if died {
         machine.kill();
         machine.boot().await;
     }
-    let stored = machine.memory.state.lock().unwrap().goals.keys().next().cloned();
+    let stored = machine
+        .memory
+        .state
+        .lock()
+        .unwrap()
+        .goals
+        .keys()
+        .next()
+        .cloned();
     let Some(stored) = stored else {
         assert!(id.is_empty(), "an acknowledged goal is lost");
         assert!(machine.executed().is_empty());
@@ -32,13 +51,41 @@ async fn survives(strike: i64) -> bool {
     };
     assert!(id.is_empty() || id == stored);
     let goal = machine.reaches(&stored, "completed").await;
-    assert!(goal.result.contains("/srv/motd.txt now has 14 bytes"), "{}", goal.result);
+    assert!(
+        goal.result.contains("/srv/motd.txt now has 14 bytes"),
+        "{}",
+        goal.result
+    );
     machine.assert_nothing_twice();
-    assert_eq!(machine.executed(), ["fs.write", "fs.read"], "strike {strike}");
+    assert_eq!(
+        machine.executed(),
+        ["fs.write", "fs.read"],
+        "strike {strike}"
+    );
     let tasks = machine.view(&stored).await.tasks;
-    assert!(tasks.iter().all(|task| task.status == "completed" && task.attempt == 1), "strike {strike}");
-    let history: Vec<String> = machine.memory.state.lock().unwrap().history.iter().map(|(_, status)| status.clone()).collect();
-    assert_eq!(history.iter().filter(|status| *status == "completed").count(), 1, "{history:?}");
+    assert!(
+        tasks
+            .iter()
+            .all(|task| task.status == "completed" && task.attempt == 1),
+        "strike {strike}"
+    );
+    let history: Vec<String> = machine
+        .memory
+        .state
+        .lock()
+        .unwrap()
+        .history
+        .iter()
+        .map(|(_, status)| status.clone())
+        .collect();
+    assert_eq!(
+        history
+            .iter()
+            .filter(|status| *status == "completed")
+            .count(),
+        1,
+        "{history:?}"
+    );
     died
 }
 

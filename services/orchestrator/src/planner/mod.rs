@@ -55,12 +55,14 @@ impl Planner for Procedures {
     fn plan<'a>(&'a self, goal: &'a str, catalogue: &'a Catalogue) -> BoxFuture<'a, Proposal> {
         Box::pin(async move {
             match self.0.find(goal, catalogue) {
-                Match::One { plan, alternatives } => {
-                    Proposal::Plan { plan, considered: json!({ "procedures_that_fit_less": alternatives }) }
-                }
-                Match::Ambiguous(names) => {
-                    Proposal::Pass(format!("the procedures {} fit equally well", names.join(" and ")))
-                }
+                Match::One { plan, alternatives } => Proposal::Plan {
+                    plan,
+                    considered: json!({ "procedures_that_fit_less": alternatives }),
+                },
+                Match::Ambiguous(names) => Proposal::Pass(format!(
+                    "the procedures {} fit equally well",
+                    names.join(" and ")
+                )),
                 Match::None => Proposal::Pass("no procedure fits".to_owned()),
             }
         })
@@ -68,7 +70,12 @@ impl Planner for Procedures {
 }
 
 /// Asks the planners in turn.
-pub async fn plan(planners: &[Arc<dyn Planner>], library: &Library, goal: &str, catalogue: &Catalogue) -> Proposal {
+pub async fn plan(
+    planners: &[Arc<dyn Planner>],
+    library: &Library,
+    goal: &str,
+    catalogue: &Catalogue,
+) -> Proposal {
     let mut passed = Vec::new();
     for planner in planners {
         match planner.plan(goal, catalogue).await {
@@ -79,7 +86,10 @@ pub async fn plan(planners: &[Arc<dyn Planner>], library: &Library, goal: &str, 
                         considered: json!({ "considered": considered, "passed": passed }),
                     };
                 }
-                Err(error) => passed.push(format!("{}: its plan was not accepted: {error}", planner.name())),
+                Err(error) => passed.push(format!(
+                    "{}: its plan was not accepted: {error}",
+                    planner.name()
+                )),
             },
             Proposal::Pass(reason) => passed.push(format!("{}: {reason}", planner.name())),
             answer @ (Proposal::Cannot(_) | Proposal::Forbidden(_)) => return answer,
@@ -93,7 +103,13 @@ fn cannot(library: &Library, goal: &str, passed: &[String]) -> String {
     let near = library.nearest(goal, 3);
     if !near.is_empty() {
         text.push_str(" Nearest to it, I can: ");
-        text.push_str(&near.iter().map(|(name, summary)| format!("{summary} ({name})")).collect::<Vec<_>>().join("; "));
+        text.push_str(
+            &near
+                .iter()
+                .map(|(name, summary)| format!("{summary} ({name})"))
+                .collect::<Vec<_>>()
+                .join("; "),
+        );
         text.push('.');
     }
     text

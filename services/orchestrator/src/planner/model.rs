@@ -36,18 +36,26 @@ impl Model {
     /// Uses the runtime at that socket; it is asked when the first goal needs it.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { client: RuntimeClient::new(aios_kit::client::channel(socket)) }
+        Self {
+            client: RuntimeClient::new(aios_kit::client::channel(socket)),
+        }
     }
 
     async fn propose(&self, goal: &str, catalogue: &Catalogue) -> Proposal {
         let mut client = self.client.clone();
-        let health = tokio::time::timeout(Duration::from_secs(5), client.runtime_health(Empty {})).await;
+        let health =
+            tokio::time::timeout(Duration::from_secs(5), client.runtime_health(Empty {})).await;
         let health = match health {
             Ok(Ok(health)) => health.into_inner(),
-            Ok(Err(status)) => return Proposal::Pass(format!("the runtime does not answer: {}", status.message())),
+            Ok(Err(status)) => {
+                return Proposal::Pass(format!("the runtime does not answer: {}", status.message()));
+            }
             Err(_) => return Proposal::Pass("the runtime does not answer in time".to_owned()),
         };
-        let Some(model) = health.operational.filter(|model| model.trained && model.state == "loaded") else {
+        let Some(model) = health
+            .operational
+            .filter(|model| model.trained && model.state == "loaded")
+        else {
             return Proposal::Pass("no trained model is loaded".to_owned());
         };
         let request = GenerateRequest {
@@ -60,11 +68,16 @@ impl Model {
         let grace = DEADLINE + Duration::from_secs(5);
         let reply = match tokio::time::timeout(grace, client.generate(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),
-            Ok(Err(status)) => return Proposal::Pass(format!("the model failed: {}", status.message())),
+            Ok(Err(status)) => {
+                return Proposal::Pass(format!("the model failed: {}", status.message()));
+            }
             Err(_) => return Proposal::Pass("the model did not answer in time".to_owned()),
         };
         if reply.finish_reason != "stop" {
-            return Proposal::Pass(format!("the model did not finish its plan ({})", reply.finish_reason));
+            return Proposal::Pass(format!(
+                "the model did not finish its plan ({})",
+                reply.finish_reason
+            ));
         }
         match read(&reply.text, &model.name) {
             Ok(proposal) => proposal,
@@ -111,9 +124,16 @@ pub fn read(text: &str, model: &str) -> Result<Proposal, String> {
             return Err("it both asks and plans".to_owned());
         }
         return match ask.as_str() {
-            "missing" => Ok(Proposal::Cannot("something that only you can know is missing from the goal; say it in full".to_owned())),
-            "unsupported" => Ok(Proposal::Cannot("this is beyond what this machine's tools can do".to_owned())),
-            "forbidden" => Ok(Proposal::Forbidden("this would do harm, so it is not done".to_owned())),
+            "missing" => Ok(Proposal::Cannot(
+                "something that only you can know is missing from the goal; say it in full"
+                    .to_owned(),
+            )),
+            "unsupported" => Ok(Proposal::Cannot(
+                "this is beyond what this machine's tools can do".to_owned(),
+            )),
+            "forbidden" => Ok(Proposal::Forbidden(
+                "this would do harm, so it is not done".to_owned(),
+            )),
             _ => Err("it asks for a reason that is not known".to_owned()),
         };
     }
@@ -126,7 +146,11 @@ pub fn read(text: &str, model: &str) -> Result<Proposal, String> {
             id: format!("step{}", index + 1),
             tool: call.tool,
             args: Value::Object(call.args),
-            after: steps.last().map(|step| step.id.clone()).into_iter().collect(),
+            after: steps
+                .last()
+                .map(|step| step.id.clone())
+                .into_iter()
+                .collect(),
             kind: Kind::Step,
             expect: Vec::new(),
             within_s: 0,
@@ -155,23 +179,43 @@ fn prompt(goal: &str, catalogue: &Catalogue) -> String {
          {\"ask\":\"forbidden\"} when it is plainly harmful.\nTools:\n",
     );
     for entry in catalogue.iter() {
-        text.push_str(&format!("- {}: {} Arguments: {}\n", entry.info.name, entry.info.summary, signature(&entry.args_schema)));
+        text.push_str(&format!(
+            "- {}: {} Arguments: {}\n",
+            entry.info.name,
+            entry.info.summary,
+            signature(&entry.args_schema)
+        ));
     }
     text.push_str(&format!("Goal: {}\nPlan: ", Value::String(goal.to_owned())));
     text
 }
 
 fn signature(schema: &Value) -> String {
-    let required: Vec<&str> =
-        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     let names: Vec<String> = schema
         .get("properties")
         .and_then(Value::as_object)
         .into_iter()
         .flat_map(Map::keys)
-        .map(|name| if required.contains(&name.as_str()) { name.clone() } else { format!("{name}?") })
+        .map(|name| {
+            if required.contains(&name.as_str()) {
+                name.clone()
+            } else {
+                format!("{name}?")
+            }
+        })
         .collect();
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 /// The schema that the output is forced into, from the live catalogue.
@@ -227,15 +271,32 @@ fn expand(schema: &Value, definitions: &BTreeMap<&str, &Value>, depth: usize) ->
         Value::Object(members) => {
             if let Some(target) = members.get("$ref").and_then(Value::as_str) {
                 let name = target.rsplit('/').next().unwrap_or_default();
-                return definitions.get(name).map_or(Value::Bool(true), |found| expand(found, definitions, deeper));
+                return definitions.get(name).map_or(Value::Bool(true), |found| {
+                    expand(found, definitions, deeper)
+                });
             }
-            let remark = |name: &str| matches!(name, "$schema" | "$defs" | "definitions" | "title" | "description" | "default" | "examples" | "format");
+            let remark = |name: &str| {
+                matches!(
+                    name,
+                    "$schema"
+                        | "$defs"
+                        | "definitions"
+                        | "title"
+                        | "description"
+                        | "default"
+                        | "examples"
+                        | "format"
+                )
+            };
             // Below `properties` the names are arguments, not keywords.
             let mut out = Map::new();
             for (name, member) in members.iter().filter(|(name, _)| !remark(name)) {
                 let member = match member {
                     Value::Object(arguments) if name == "properties" => Value::Object(
-                        arguments.iter().map(|(name, of)| (name.clone(), expand(of, definitions, deeper))).collect(),
+                        arguments
+                            .iter()
+                            .map(|(name, of)| (name.clone(), expand(of, definitions, deeper)))
+                            .collect(),
                     ),
                     other => expand(other, definitions, deeper),
                 };
@@ -243,7 +304,12 @@ fn expand(schema: &Value, definitions: &BTreeMap<&str, &Value>, depth: usize) ->
             }
             Value::Object(out)
         }
-        Value::Array(items) => Value::Array(items.iter().map(|item| expand(item, definitions, deeper)).collect()),
+        Value::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| expand(item, definitions, deeper))
+                .collect(),
+        ),
         other => other.clone(),
     }
 }
@@ -258,10 +324,15 @@ mod tests {
     #[test]
     fn a_good_answer_becomes_a_sequence() {
         let text = r#"{"steps":[{"tool":"fs.read","args":{"path":"/a"}},{"tool":"fs.delete","args":{"path":"/a"}}]}"#;
-        let Ok(Proposal::Plan { plan, .. }) = read(text, "m") else { panic!("not a plan") };
+        let Ok(Proposal::Plan { plan, .. }) = read(text, "m") else {
+            panic!("not a plan")
+        };
         validate(&plan, &sample()).unwrap();
         assert_eq!(plan.steps[1].after, ["step1"]);
-        assert!(jsonschema::is_valid(&schema(&sample()), &serde_json::from_str(text).unwrap()));
+        assert!(jsonschema::is_valid(
+            &schema(&sample()),
+            &serde_json::from_str(text).unwrap()
+        ));
     }
 
     #[test]
@@ -276,7 +347,10 @@ mod tests {
             r#"{"ask":"whatever you like"}"#,
             r#"{"steps":[{"tool":"fs.read","args":{"path":"/a"}}],"risk":"low"}"#,
         ] {
-            assert!(!jsonschema::is_valid(&schema, &serde_json::from_str(text).unwrap()), "{text}");
+            assert!(
+                !jsonschema::is_valid(&schema, &serde_json::from_str(text).unwrap()),
+                "{text}"
+            );
             let refused = match read(text, "m") {
                 Err(_) => true,
                 Ok(Proposal::Plan { plan, .. }) => validate(&plan, &sample()).is_err(),
@@ -304,7 +378,8 @@ mod tests {
             plain(&schema),
             json!({"type": "object", "properties": {"path": {"type": "string"}, "title": {"type": "integer"}}})
         );
-        let endless = json!({"$defs": {"A": {"items": {"$ref": "#/$defs/A"}}}, "$ref": "#/$defs/A"});
+        let endless =
+            json!({"$defs": {"A": {"items": {"$ref": "#/$defs/A"}}}, "$ref": "#/$defs/A"});
         assert!(plain(&endless).to_string().len() < 1_000);
     }
 

@@ -96,9 +96,16 @@ pub struct Procedure {
 /// What is wrong with it and where.
 pub fn load(path: &Path) -> Result<Procedure, String> {
     let file: File = aios_config::load(path).map_err(|error| error.to_string())?;
-    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let stem = path
+        .file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default();
     if file.name != stem {
-        return Err(format!("{}: the name is `{}`; it must be that of the file, `{stem}`", path.display(), file.name));
+        return Err(format!(
+            "{}: the name is `{}`; it must be that of the file, `{stem}`",
+            path.display(),
+            file.name
+        ));
     }
     check(file).map_err(|error| format!("{}: {error}", path.display()))
 }
@@ -118,15 +125,22 @@ fn check(file: File) -> Result<Procedure, String> {
         return Err("it has no patterns, so nothing can ask for it".to_owned());
     }
     let mut types = BTreeMap::<String, Type>::new();
-    for (name, kind) in patterns.iter().flat_map(|(pattern, _)| pattern.parameters()) {
+    for (name, kind) in patterns
+        .iter()
+        .flat_map(|(pattern, _)| pattern.parameters())
+    {
         if let Some(other) = types.insert(name.to_owned(), kind)
-            && other != kind
-            && ![other, kind].iter().all(|kind| matches!(kind, Type::Path | Type::SpacedPath))
+            && other.is_number() != kind.is_number()
         {
-            return Err(format!("{{{name}}} has two types"));
+            return Err(format!(
+                "{{{name}}} is a number in one pattern and a text in another"
+            ));
         }
     }
-    let mut keys = types.iter().filter(|(_, kind)| **kind == Type::Key).map(|(name, _)| name.clone());
+    let mut keys = types
+        .iter()
+        .filter(|(_, kind)| **kind == Type::Key)
+        .map(|(name, _)| name.clone());
     let key = keys.next();
     if keys.next().is_some() {
         return Err("it has more than one parameter of type key".to_owned());
@@ -147,13 +161,19 @@ fn check(file: File) -> Result<Procedure, String> {
     for step in &steps {
         names_known(&step.args, &known).map_err(|error| format!("step {}: {error}", step.id))?;
         for expectation in &step.expect {
-            expectation.validate().map_err(|error| format!("post-condition {}: {error}", step.id))?;
+            expectation
+                .validate()
+                .map_err(|error| format!("post-condition {}: {error}", step.id))?;
             let values = serde_json::to_value(expectation).map_err(|error| error.to_string())?;
-            names_known(&values, &known).map_err(|error| format!("post-condition {}: {error}", step.id))?;
+            names_known(&values, &known)
+                .map_err(|error| format!("post-condition {}: {error}", step.id))?;
         }
     }
     if let Some(answer) = &file.answer {
-        for source in answer.sources().map_err(|error| format!("answer: {error}"))? {
+        for source in answer
+            .sources()
+            .map_err(|error| format!("answer: {error}"))?
+        {
             named(&source, &known, Some(&ids)).map_err(|error| format!("answer: {error}"))?;
         }
     }
@@ -174,7 +194,13 @@ fn check(file: File) -> Result<Procedure, String> {
 fn steps(entries: Vec<StepEntry>, posts: Vec<PostEntry>) -> Result<Vec<Step>, String> {
     let mut steps: Vec<Step> = Vec::new();
     for entry in entries {
-        let after = entry.after.unwrap_or_else(|| steps.last().map(|step| step.id.clone()).into_iter().collect());
+        let after = entry.after.unwrap_or_else(|| {
+            steps
+                .last()
+                .map(|step| step.id.clone())
+                .into_iter()
+                .collect()
+        });
         steps.push(Step {
             id: entry.id,
             tool: entry.tool,
@@ -192,7 +218,10 @@ fn steps(entries: Vec<StepEntry>, posts: Vec<PostEntry>) -> Result<Vec<Step>, St
             return Err("a post-condition expects nothing".to_owned());
         }
         if post.within_s > MAX_WITHIN_S {
-            return Err(format!("within_s is {}, more than {MAX_WITHIN_S}", post.within_s));
+            return Err(format!(
+                "within_s is {}, more than {MAX_WITHIN_S}",
+                post.within_s
+            ));
         }
         steps.push(Step {
             id: format!("post{}", index + 1),
@@ -210,14 +239,22 @@ fn steps(entries: Vec<StepEntry>, posts: Vec<PostEntry>) -> Result<Vec<Step>, St
 
 fn names_known(value: &Value, known: &BTreeSet<String>) -> Result<(), String> {
     match value {
-        Value::String(text) => Template::parse(text)?.sources().try_for_each(|source| named(source, known, None)),
+        Value::String(text) => Template::parse(text)?
+            .sources()
+            .try_for_each(|source| named(source, known, None)),
         Value::Array(items) => items.iter().try_for_each(|item| names_known(item, known)),
-        Value::Object(members) => members.values().try_for_each(|member| names_known(member, known)),
+        Value::Object(members) => members
+            .values()
+            .try_for_each(|member| names_known(member, known)),
         _ => Ok(()),
     }
 }
 
-fn named(source: &Source, known: &BTreeSet<String>, steps: Option<&BTreeSet<&str>>) -> Result<(), String> {
+fn named(
+    source: &Source,
+    known: &BTreeSet<String>,
+    steps: Option<&BTreeSet<&str>>,
+) -> Result<(), String> {
     match (source, steps) {
         (Source::Parameter(members), _) => {
             let first = members.first().map(String::as_str).unwrap_or_default();
@@ -231,8 +268,8 @@ fn named(source: &Source, known: &BTreeSet<String>, steps: Option<&BTreeSet<&str
         (Source::Step(step, _), Some(steps)) if steps.contains(step.as_str()) => Ok(()),
         (Source::Step(step, _), Some(_)) => Err(format!("there is no step {step}")),
         (Source::Item(_), Some(_)) => Ok(()),
-        (Source::Step(..) | Source::Item(_), None) => {
-            Err("an argument cannot come from a result: what is approved must be what runs".to_owned())
-        }
+        (Source::Step(..) | Source::Item(_), None) => Err(
+            "an argument cannot come from a result: what is approved must be what runs".to_owned(),
+        ),
     }
 }

@@ -76,7 +76,10 @@ impl Library {
     /// The procedures that name a tool or an argument that this machine does not have.
     #[must_use]
     pub fn unusable(&self, catalogue: &Catalogue) -> Vec<String> {
-        self.procedures.values().filter_map(|procedure| usable(procedure, catalogue).err()).collect()
+        self.procedures
+            .values()
+            .filter_map(|procedure| usable(procedure, catalogue).err())
+            .collect()
     }
 
     /// What the goal asks for, among the procedures that the catalogue can carry out.
@@ -87,25 +90,38 @@ impl Library {
             .procedures
             .values()
             .filter(|procedure| usable(procedure, catalogue).is_ok())
-            .filter_map(|procedure| best_fit(procedure, goal, &words).map(|fit| (fit.score, procedure, fit.values)))
+            .filter_map(|procedure| {
+                best_fit(procedure, goal, &words).map(|fit| (fit.score, procedure, fit.values))
+            })
             .collect();
         fits.sort_by(|one, two| two.0.cmp(&one.0).then_with(|| one.1.name.cmp(&two.1.name)));
         let Some((score, procedure, values)) = fits.first() else {
             return Match::None;
         };
-        let equal: Vec<String> =
-            fits.iter().filter(|(other, ..)| other == score).map(|(_, procedure, _)| procedure.name.clone()).collect();
+        let equal: Vec<String> = fits
+            .iter()
+            .filter(|(other, ..)| other == score)
+            .map(|(_, procedure, _)| procedure.name.clone())
+            .collect();
         if equal.len() > 1 {
             return Match::Ambiguous(equal);
         }
         match bind(procedure, values) {
             Err(error) => {
-                tracing::warn!(procedure = procedure.name, error, "a procedure that fits could not be filled in");
+                tracing::warn!(
+                    procedure = procedure.name,
+                    error,
+                    "a procedure that fits could not be filled in"
+                );
                 Match::None
             }
             Ok(plan) => Match::One {
                 plan: Box::new(plan),
-                alternatives: fits.iter().skip(1).map(|(_, procedure, _)| procedure.name.clone()).collect(),
+                alternatives: fits
+                    .iter()
+                    .skip(1)
+                    .map(|(_, procedure, _)| procedure.name.clone())
+                    .collect(),
             },
         }
     }
@@ -119,15 +135,23 @@ impl Library {
             .values()
             .map(|procedure| {
                 let own = procedure.pattern_texts.join(" ").to_lowercase();
-                let own: std::collections::BTreeSet<&str> =
-                    own.split(|char: char| !char.is_alphanumeric()).filter(|word| word.len() > 2).collect();
-                let shared = words.iter().filter(|word| !word.quoted && own.contains(word.folded.as_str())).count();
+                let own: std::collections::BTreeSet<&str> = own
+                    .split(|char: char| !char.is_alphanumeric())
+                    .filter(|word| word.len() > 2)
+                    .collect();
+                let shared = words
+                    .iter()
+                    .filter(|word| !word.quoted && own.contains(word.folded.as_str()))
+                    .count();
                 (shared, procedure)
             })
             .filter(|(shared, _)| *shared > 0)
             .collect();
         near.sort_by(|one, two| two.0.cmp(&one.0).then_with(|| one.1.name.cmp(&two.1.name)));
-        near.into_iter().take(count).map(|(_, procedure)| (procedure.name.as_str(), procedure.summary.as_str())).collect()
+        near.into_iter()
+            .take(count)
+            .map(|(_, procedure)| (procedure.name.as_str(), procedure.summary.as_str()))
+            .collect()
     }
 
     /// All of them, for the operator.
@@ -139,7 +163,11 @@ impl Library {
                 name: procedure.name.clone(),
                 summary: procedure.summary.clone(),
                 patterns: procedure.pattern_texts.clone(),
-                tools: procedure.steps.iter().map(|step| step.tool.clone()).collect(),
+                tools: procedure
+                    .steps
+                    .iter()
+                    .map(|step| step.tool.clone())
+                    .collect(),
             })
             .collect()
     }
@@ -152,7 +180,11 @@ fn best_fit(procedure: &Procedure, goal: &str, words: &[words::Word<'_>]) -> Opt
             continue;
         };
         if let Some(key) = &procedure.key {
-            let known = fit.values.get(key).and_then(Value::as_str).is_some_and(|key| procedure.data.contains_key(key));
+            let known = fit
+                .values
+                .get(key)
+                .and_then(Value::as_str)
+                .is_some_and(|key| procedure.data.contains_key(key));
             if !known {
                 continue;
             }
@@ -183,16 +215,28 @@ fn bind(procedure: &Procedure, values: &Map<String, Value>) -> Result<Plan, Stri
     let none = BTreeMap::new();
     for (name, value) in &procedure.defaults {
         if !parameters.contains_key(name) {
-            let scope = Scope { parameters: &parameters, steps: &none, item: None };
+            let scope = Scope {
+                parameters: &parameters,
+                steps: &none,
+                item: None,
+            };
             let value = fill(value, &scope)?;
             parameters.insert(name.clone(), value);
         }
     }
-    let scope = Scope { parameters: &parameters, steps: &none, item: None };
+    let scope = Scope {
+        parameters: &parameters,
+        steps: &none,
+        item: None,
+    };
     let mut steps = procedure.steps.clone();
     for step in &mut steps {
         step.args = fill(&step.args, &scope)?;
-        step.expect = step.expect.iter().map(|expectation| expectation.bind(&scope)).collect::<Result<_, _>>()?;
+        step.expect = step
+            .expect
+            .iter()
+            .map(|expectation| expectation.bind(&scope))
+            .collect::<Result<_, _>>()?;
     }
     Ok(Plan {
         planner: PlannedBy::Procedure,
@@ -207,20 +251,38 @@ fn bind(procedure: &Procedure, values: &Map<String, Value>) -> Result<Plan, Stri
 fn usable(procedure: &Procedure, catalogue: &Catalogue) -> Result<(), String> {
     for step in &procedure.steps {
         let wrong = |error: String| {
-            let what = if step.kind == Kind::Step { "step" } else { "post-condition" };
+            let what = if step.kind == Kind::Step {
+                "step"
+            } else {
+                "post-condition"
+            };
             format!("procedure {}: {what} {}: {error}", procedure.name, step.id)
         };
         let entry = catalogue.known(&step.tool).map_err(wrong)?;
         let named = step.args.as_object();
-        let properties = entry.args_schema.get("properties").and_then(Value::as_object);
+        let properties = entry
+            .args_schema
+            .get("properties")
+            .and_then(Value::as_object);
         for name in named.into_iter().flat_map(Map::keys) {
             if properties.is_some_and(|properties| !properties.contains_key(name)) {
-                let near = properties.and_then(|p| aios_config::nearest(name, p.keys().map(String::as_str)));
-                let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                return Err(wrong(format!("{} has no argument `{name}`{hint}", step.tool)));
+                let near = properties
+                    .and_then(|p| aios_config::nearest(name, p.keys().map(String::as_str)));
+                let hint =
+                    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                return Err(wrong(format!(
+                    "{} has no argument `{name}`{hint}",
+                    step.tool
+                )));
             }
         }
-        for required in entry.args_schema.get("required").and_then(Value::as_array).into_iter().flatten() {
+        for required in entry
+            .args_schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let name = required.as_str().unwrap_or_default();
             if !named.is_some_and(|named| named.contains_key(name)) {
                 return Err(wrong(format!("{} needs the argument `{name}`", step.tool)));

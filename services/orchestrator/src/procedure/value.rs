@@ -47,23 +47,82 @@ pub enum Type {
 }
 
 const NAMES: [(&str, Type); 15] = [
-    ("path", Type::Path), ("spaced_path", Type::SpacedPath), ("text", Type::Text), ("name", Type::Name),
-    ("package", Type::Package), ("word", Type::Word), ("integer", Type::Integer), ("port", Type::Port),
-    ("url", Type::Url), ("host", Type::Host), ("size", Type::Size), ("duration", Type::Duration),
-    ("mode", Type::Mode), ("glob", Type::Glob), ("key", Type::Key),
+    ("path", Type::Path),
+    ("spaced_path", Type::SpacedPath),
+    ("text", Type::Text),
+    ("name", Type::Name),
+    ("package", Type::Package),
+    ("word", Type::Word),
+    ("integer", Type::Integer),
+    ("port", Type::Port),
+    ("url", Type::Url),
+    ("host", Type::Host),
+    ("size", Type::Size),
+    ("duration", Type::Duration),
+    ("mode", Type::Mode),
+    ("glob", Type::Glob),
+    ("key", Type::Key),
 ];
 
 /// Words that stand for something else, and so are never a name.
 const NOT_NAMES: &[&str] = &[
-    "a", "all", "an", "and", "any", "anything", "both", "each", "every", "everything", "few", "it", "its", "my", "new",
-    "of", "old", "one", "our", "ours", "same", "some", "something", "that", "the", "their", "them", "these", "they",
-    "thing", "this", "those", "to", "us", "what", "which", "your", "again", "then", "service", "services", "package",
-    "packages", "process", "processes", "file", "files", "server", "application", "program",
+    "a",
+    "all",
+    "an",
+    "and",
+    "any",
+    "anything",
+    "both",
+    "each",
+    "every",
+    "everything",
+    "few",
+    "it",
+    "its",
+    "my",
+    "new",
+    "of",
+    "old",
+    "one",
+    "our",
+    "ours",
+    "same",
+    "some",
+    "something",
+    "that",
+    "the",
+    "their",
+    "them",
+    "these",
+    "they",
+    "thing",
+    "this",
+    "those",
+    "to",
+    "us",
+    "what",
+    "which",
+    "your",
+    "again",
+    "then",
+    "service",
+    "services",
+    "package",
+    "packages",
+    "process",
+    "processes",
+    "file",
+    "files",
+    "server",
+    "application",
+    "program",
 ];
 
 /// Words after which an unquoted value has ended.
-const CONNECTIVES: &[&str] =
-    &["and", "then", "with", "to", "from", "in", "on", "for", "or", "but", "if", "unless", "when", "after", "before", "because", "so", "which", "that", "also"];
+const CONNECTIVES: &[&str] = &[
+    "and", "then", "with", "to", "from", "in", "on", "for", "or", "but", "if", "unless", "when",
+    "after", "before", "because", "so", "which", "that", "also",
+];
 
 impl Type {
     /// The type of that name.
@@ -71,11 +130,22 @@ impl Type {
     /// # Errors
     /// When there is none; the nearest is named.
     pub fn parse(name: &str) -> Result<Self, String> {
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind).ok_or_else(|| {
-            let near = aios_config::nearest(name, NAMES.iter().map(|(known, _)| *known));
-            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            format!("`{name}` is not a type of parameter{hint}")
-        })
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| {
+                let near = aios_config::nearest(name, NAMES.iter().map(|(known, _)| *known));
+                let hint =
+                    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                format!("`{name}` is not a type of parameter{hint}")
+            })
+    }
+
+    /// Whether its values are numbers; all others are texts.
+    #[must_use]
+    pub fn is_number(self) -> bool {
+        matches!(self, Self::Integer | Self::Port)
     }
 
     /// How many words it may take at most.
@@ -107,7 +177,8 @@ impl Type {
             if self == Self::SpacedPath && words.iter().rev().skip(1).any(|word| word.separated) {
                 return None;
             }
-            let end = last.start + text.get(last.start..last.end)?.find(last.core)? + last.core.len();
+            let end =
+                last.start + text.get(last.start..last.end)?.find(last.core)? + last.core.len();
             joined = text.get(first.start..end)?;
             joined
         };
@@ -124,22 +195,27 @@ impl Type {
                 (path(raw) && plain).then(|| Value::String(raw.to_owned()))
             }
             Self::Name => named(first, raw, "+._@-").then(|| Value::String(raw.to_owned())),
-            Self::Package => {
-                (named(first, raw, "+.-") && raw.len() > 1).then(|| Value::String(raw.to_lowercase()))
-            }
+            Self::Package => (named(first, raw, "+.-") && raw.len() > 1)
+                .then(|| Value::String(raw.to_lowercase())),
             Self::Key => (!first.quoted).then(|| Value::String(first.folded.clone())),
             Self::Word => {
                 let plain = !raw.is_empty() && !raw.contains(char::is_whitespace);
-                (plain && !NOT_NAMES.contains(&first.folded.as_str())).then(|| Value::String(raw.to_owned()))
+                (plain && !NOT_NAMES.contains(&first.folded.as_str()))
+                    .then(|| Value::String(raw.to_owned()))
             }
             Self::Integer => integer(raw).map(Value::from),
-            Self::Port => raw.parse::<u16>().ok().filter(|port| *port > 0).map(Value::from),
+            Self::Port => raw
+                .parse::<u16>()
+                .ok()
+                .filter(|port| *port > 0)
+                .map(Value::from),
             Self::Url => url(raw).then(|| Value::String(raw.to_owned())),
             Self::Host => host(raw).then(|| Value::String(raw.to_owned())),
             Self::Size => size(raw).and_then(|size| string(&size)),
             Self::Duration => duration(raw).and_then(|duration| string(&duration)),
             Self::Mode => mode(raw).and_then(|mode| string(&mode)),
-            Self::Glob => (raw.contains(['*', '?']) && !raw.contains('/')).then(|| Value::String(raw.to_owned())),
+            Self::Glob => (raw.contains(['*', '?']) && !raw.contains('/'))
+                .then(|| Value::String(raw.to_owned())),
             Self::Text => None,
         }
     }
@@ -156,7 +232,10 @@ fn free_text(text: &str, words: &[Word<'_>]) -> Option<String> {
     let raw = text.get(first.start..last.end)?;
     let open = raw.chars().next()?;
     if let Some(close) = closing(open) {
-        let inner = raw.strip_prefix(open)?.trim_end_matches(['.', ',', ';']).strip_suffix(close)?;
+        let inner = raw
+            .strip_prefix(open)?
+            .trim_end_matches(['.', ',', ';'])
+            .strip_suffix(close)?;
         return (!inner.is_empty() && !inner.contains(open)).then(|| inner.to_owned());
     }
     let leads_on = words.windows(2).any(|pair| {
@@ -171,14 +250,23 @@ fn path(text: &str) -> bool {
 
 fn named(word: &Word<'_>, text: &str, others: &str) -> bool {
     let fits = text.len() <= 128
-        && text.chars().next().is_some_and(|char| char.is_ascii_alphanumeric())
-        && text.chars().all(|char| char.is_ascii_alphanumeric() || others.contains(char));
+        && text
+            .chars()
+            .next()
+            .is_some_and(|char| char.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|char| char.is_ascii_alphanumeric() || others.contains(char));
     fits && (word.quoted || !NOT_NAMES.contains(&word.folded.as_str()))
 }
 
 fn url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !text.contains(char::is_whitespace))
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && !text.contains(char::is_whitespace)
+    })
 }
 
 fn host(text: &str) -> bool {
@@ -191,21 +279,47 @@ fn host(text: &str) -> bool {
             !label.is_empty()
                 && label.len() <= 63
                 && !label.starts_with('-')
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         })
 }
 
 fn integer(text: &str) -> Option<i64> {
     const ONES: [&str; 20] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-        "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+        "eighteen",
+        "nineteen",
     ];
-    const TENS: [&str; 8] = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
+    const TENS: [&str; 8] = [
+        "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+    ];
     let folded = text.to_lowercase().replace('-', " ");
     if let Ok(number) = text.parse::<i64>() {
         return Some(number);
     }
-    let place = |list: &[&str], word: &str| list.iter().position(|known| *known == word).and_then(|at| i64::try_from(at).ok());
+    let place = |list: &[&str], word: &str| {
+        list.iter()
+            .position(|known| *known == word)
+            .and_then(|at| i64::try_from(at).ok())
+    };
     let tens = |word: &str| place(&TENS, word).map(|at| (at + 2) * 10);
     match folded.split_whitespace().collect::<Vec<_>>().as_slice() {
         ["hundred"] | ["a" | "one", "hundred"] => Some(100),
@@ -216,7 +330,9 @@ fn integer(text: &str) -> Option<i64> {
 }
 
 fn amount(text: &str) -> Option<(String, String)> {
-    let digits = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|char: char| !char.is_ascii_digit() && char != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
         let (word, unit) = text.rsplit_once(char::is_whitespace)?;
@@ -267,7 +383,8 @@ fn duration(text: &str) -> Option<String> {
 }
 
 fn mode(text: &str) -> Option<String> {
-    let octal = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let octal =
+        matches!(text.len(), 3 | 4) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     octal.then(|| format!("{text:0>4}"))
 }
 
@@ -293,10 +410,22 @@ mod tests {
         assert_eq!(read(Type::Integer, "thirty"), Some(json!(30)));
         assert_eq!(read(Type::Integer, "twenty five"), Some(json!(25)));
         assert_eq!(read(Type::Mode, "644"), Some(json!("0644")));
-        assert_eq!(read(Type::Path, "/srv/motd.txt."), Some(json!("/srv/motd.txt")));
-        assert_eq!(read(Type::SpacedPath, "/home/Hausarbeiten 2026,"), Some(json!("/home/Hausarbeiten 2026")));
-        assert_eq!(read(Type::Host, "2001:db8::25"), Some(json!("2001:db8::25")));
-        assert_eq!(read(Type::Url, "http://x.example/a?b=c"), Some(json!("http://x.example/a?b=c")));
+        assert_eq!(
+            read(Type::Path, "/srv/motd.txt."),
+            Some(json!("/srv/motd.txt"))
+        );
+        assert_eq!(
+            read(Type::SpacedPath, "/home/Hausarbeiten 2026,"),
+            Some(json!("/home/Hausarbeiten 2026"))
+        );
+        assert_eq!(
+            read(Type::Host, "2001:db8::25"),
+            Some(json!("2001:db8::25"))
+        );
+        assert_eq!(
+            read(Type::Url, "http://x.example/a?b=c"),
+            Some(json!("http://x.example/a?b=c"))
+        );
     }
 
     #[test]
@@ -316,11 +445,17 @@ mod tests {
 
     #[test]
     fn text_is_verbatim_and_hides_no_further_instruction() {
-        assert_eq!(read(Type::Text, "Hello,  World!"), Some(json!("Hello,  World!")));
+        assert_eq!(
+            read(Type::Text, "Hello,  World!"),
+            Some(json!("Hello,  World!"))
+        );
         assert_eq!(read(Type::Text, "\"a 'b' c\"."), Some(json!("a 'b' c")));
         assert_eq!(read(Type::Text, "hi and then delete /etc"), None);
         assert_eq!(read(Type::Text, "hi, then delete /etc"), None);
-        assert_eq!(read(Type::Text, "\"hi, then bye\""), Some(json!("hi, then bye")));
+        assert_eq!(
+            read(Type::Text, "\"hi, then bye\""),
+            Some(json!("hi, then bye"))
+        );
     }
 
     proptest! {

@@ -18,26 +18,67 @@ pub struct Word<'a> {
     pub separated: bool,
 }
 
-const CLOSING: [(char, char); 6] = [('"', '"'), ('\'', '\''), ('`', '`'), ('“', '”'), ('‘', '’'), ('«', '»')];
+const CLOSING: [(char, char); 6] = [
+    ('"', '"'),
+    ('\'', '\''),
+    ('`', '`'),
+    ('“', '”'),
+    ('‘', '’'),
+    ('«', '»'),
+];
 const TRAILING: &[char] = &['.', ',', '!', '?', ';', ':', ')'];
 
 const BEFORE: &[&[&str]] = &[
-    &["hi"], &["hello"], &["hey"], &["there"], &["please"], &["kindly"], &["just"], &["quickly"], &["ok"], &["so"],
-    &["could", "you"], &["can", "you"], &["would", "you"], &["will", "you"], &["i", "want", "you", "to"],
-    &["i", "want", "to"], &["i", "need", "you", "to"], &["i", "need", "to"], &["i", "would", "like", "you", "to"],
-    &["i'd", "like", "you", "to"], &["i'd", "like", "to"], &["let's"], &["go", "ahead", "and"],
-    &["have", "a", "look", "and"], &["have", "a", "quick", "look", "and"], &["take", "a", "look", "and"],
-    &["take", "a", "quick", "look", "and"], &["quick", "question"],
+    &["hi"],
+    &["hello"],
+    &["hey"],
+    &["there"],
+    &["please"],
+    &["kindly"],
+    &["just"],
+    &["quickly"],
+    &["ok"],
+    &["so"],
+    &["could", "you"],
+    &["can", "you"],
+    &["would", "you"],
+    &["will", "you"],
+    &["i", "want", "you", "to"],
+    &["i", "want", "to"],
+    &["i", "need", "you", "to"],
+    &["i", "need", "to"],
+    &["i", "would", "like", "you", "to"],
+    &["i'd", "like", "you", "to"],
+    &["i'd", "like", "to"],
+    &["let's"],
+    &["go", "ahead", "and"],
+    &["have", "a", "look", "and"],
+    &["have", "a", "quick", "look", "and"],
+    &["take", "a", "look", "and"],
+    &["take", "a", "quick", "look", "and"],
+    &["quick", "question"],
 ];
 const AFTER: &[&[&str]] = &[
-    &["please"], &["thanks"], &["thank", "you"], &["thanks", "a", "lot"], &["for", "me"], &["now"], &["right", "now"],
-    &["at", "the", "moment"], &["currently"], &["asap"], &["cheers"],
+    &["please"],
+    &["thanks"],
+    &["thank", "you"],
+    &["thanks", "a", "lot"],
+    &["for", "me"],
+    &["now"],
+    &["right", "now"],
+    &["at", "the", "moment"],
+    &["currently"],
+    &["asap"],
+    &["cheers"],
 ];
 
 /// The quotation mark that closes this one.
 #[must_use]
 pub fn closing(open: char) -> Option<char> {
-    CLOSING.iter().find(|(mark, _)| *mark == open).map(|(_, close)| *close)
+    CLOSING
+        .iter()
+        .find(|(mark, _)| *mark == open)
+        .map(|(_, close)| *close)
 }
 
 /// Splits a text into words.
@@ -53,15 +94,20 @@ pub fn split(text: &str) -> Vec<Word<'_>> {
         };
         if let Some((inner, len)) = quoted(trimmed, first) {
             let tail = trimmed.get(len..).unwrap_or_default();
-            let punctuation: usize =
-                tail.chars().take_while(|char| TRAILING.contains(char)).map(char::len_utf8).sum();
+            let punctuation: usize = tail
+                .chars()
+                .take_while(|char| TRAILING.contains(char))
+                .map(char::len_utf8)
+                .sum();
             words.push(Word {
                 start,
                 end: start + len,
                 core: inner,
                 quoted: true,
                 folded: String::new(),
-                separated: tail.get(..punctuation).is_some_and(|marks| marks.contains([',', ';'])),
+                separated: tail
+                    .get(..punctuation)
+                    .is_some_and(|marks| marks.contains([',', ';'])),
             });
             at = start + len + punctuation;
             continue;
@@ -69,7 +115,9 @@ pub fn split(text: &str) -> Vec<Word<'_>> {
         let len = trimmed.find(char::is_whitespace).unwrap_or(trimmed.len());
         let raw = trimmed.get(..len).unwrap_or_default();
         let core = raw.trim_end_matches(TRAILING).trim_start_matches('(');
-        let tail = raw.get(raw.trim_end_matches(TRAILING).len()..).unwrap_or_default();
+        let tail = raw
+            .get(raw.trim_end_matches(TRAILING).len()..)
+            .unwrap_or_default();
         if core.is_empty() {
             // Punctuation on its own, such as a dash or a lone question mark, separates words.
             if let Some(last) = words.last_mut() {
@@ -98,7 +146,11 @@ fn quoted(text: &str, open: char) -> Option<(&str, usize)> {
     let inside = text.get(from..)?;
     for (index, _) in inside.match_indices(close) {
         let after = inside.get(index + close.len_utf8()..)?;
-        let ends = after.trim_start_matches(TRAILING).chars().next().is_none_or(char::is_whitespace);
+        let ends = after
+            .trim_start_matches(TRAILING)
+            .chars()
+            .next()
+            .is_none_or(char::is_whitespace);
         if ends && index > 0 {
             return Some((inside.get(..index)?, from + index + close.len_utf8()));
         }
@@ -110,7 +162,11 @@ fn quoted(text: &str, open: char) -> Option<(&str, usize)> {
 #[must_use]
 pub fn without_greeting<'a, 'b>(mut words: &'b [Word<'a>]) -> &'b [Word<'a>] {
     while let Some(len) = longest(BEFORE, |phrase| {
-        words.len() > phrase.len() && phrase.iter().zip(words).all(|(part, word)| word.folded == *part)
+        words.len() > phrase.len()
+            && phrase
+                .iter()
+                .zip(words)
+                .all(|(part, word)| word.folded == *part)
     }) {
         words = words.get(len..).unwrap_or_default();
     }
@@ -122,7 +178,11 @@ pub fn without_greeting<'a, 'b>(mut words: &'b [Word<'a>]) -> &'b [Word<'a>] {
 pub fn without_thanks<'a, 'b>(mut words: &'b [Word<'a>]) -> &'b [Word<'a>] {
     while let Some(len) = longest(AFTER, |phrase| {
         words.len() > phrase.len()
-            && phrase.iter().rev().zip(words.iter().rev()).all(|(part, word)| word.folded == *part)
+            && phrase
+                .iter()
+                .rev()
+                .zip(words.iter().rev())
+                .all(|(part, word)| word.folded == *part)
     }) {
         words = words.get(..words.len() - len).unwrap_or_default();
     }
@@ -145,7 +205,10 @@ mod tests {
 
     #[test]
     fn quoted_text_is_one_word_and_verbatim() {
-        assert_eq!(cores("Write \"a, 'b'  c\" to /x, mode 0600."), ["Write", "a, 'b'  c", "to", "/x", "mode", "0600"]);
+        assert_eq!(
+            cores("Write \"a, 'b'  c\" to /x, mode 0600."),
+            ["Write", "a, 'b'  c", "to", "/x", "mode", "0600"]
+        );
         assert_eq!(cores("say '{\"a\":\"b\"}'!"), ["say", "{\"a\":\"b\"}"]);
         assert_eq!(cores("what's \"open"), ["what's", "\"open"]);
     }

@@ -19,7 +19,12 @@ use crate::{
 
 impl Runner {
     /// Asks for one step.
-    pub(super) fn ask_for(&mut self, index: usize, step: &Step, checked: &Checked) -> Result<(), Error> {
+    pub(super) fn ask_for(
+        &mut self,
+        index: usize,
+        step: &Step,
+        checked: &Checked,
+    ) -> Result<(), Error> {
         let now = now_ms();
         let task_id = format!("{}-{index}", self.goal.id);
         let approval = Approval {
@@ -32,7 +37,13 @@ impl Runner {
             action_hash: checked.action_hash.clone(),
             requested_by: self.goal.principal.clone(),
             created_ms: now,
-            expires_ms: now.saturating_add(self.ctx.config.goals.approval_timeout_s.saturating_mul(1_000)),
+            expires_ms: now.saturating_add(
+                self.ctx
+                    .config
+                    .goals
+                    .approval_timeout_s
+                    .saturating_mul(1_000),
+            ),
             status: Status::Pending,
             decided_by: String::new(),
             reason: checked.reason.clone(),
@@ -41,7 +52,8 @@ impl Runner {
     }
 
     fn note(&mut self, summary: String, approval: Approval) -> Result<(), Error> {
-        let detail = serde_json::to_value(&approval).map_err(|error| Error::Stored(error.to_string()))?;
+        let detail =
+            serde_json::to_value(&approval).map_err(|error| Error::Stored(error.to_string()))?;
         self.decide("approval", summary, &detail);
         self.approvals.insert(approval.id.clone(), approval);
         Ok(())
@@ -51,7 +63,10 @@ impl Runner {
         if self.goal.cancel_requested {
             return self.finish(GoalStatus::Cancelled, "it was cancelled").await;
         }
-        let waiting = self.tasks.iter().any(|task| task.status == TaskStatus::AwaitingApproval.name());
+        let waiting = self
+            .tasks
+            .iter()
+            .any(|task| task.status == TaskStatus::AwaitingApproval.name());
         if !waiting {
             self.set_status(GoalStatus::Running)?;
             return self.save().await;
@@ -64,7 +79,9 @@ impl Runner {
             .min();
         let end = async {
             match first_end {
-                Some(end) => tokio::time::sleep(Duration::from_millis(end.saturating_sub(now_ms()))).await,
+                Some(end) => {
+                    tokio::time::sleep(Duration::from_millis(end.saturating_sub(now_ms()))).await
+                }
                 None => std::future::pending().await,
             }
         };
@@ -86,11 +103,21 @@ impl Runner {
             return Ok(());
         }
         for approval in over {
-            let approval = Approval { status: Status::Expired, ..approval };
+            let approval = Approval {
+                status: Status::Expired,
+                ..approval
+            };
             self.ctx.remember(&approval);
-            self.note(format!("nobody decided about {} in time", approval.tool), approval)?;
+            self.note(
+                format!("nobody decided about {} in time", approval.tool),
+                approval,
+            )?;
         }
-        self.finish(GoalStatus::Expired, "nobody decided about its approvals in time").await
+        self.finish(
+            GoalStatus::Expired,
+            "nobody decided about its approvals in time",
+        )
+        .await
     }
 
     /// A person decides. An inner error is the person's; an outer one is the store's.
@@ -103,14 +130,25 @@ impl Runner {
         reason: &str,
     ) -> Result<Result<Approval, KitError>, Error> {
         let Some(approval) = self.approvals.get(id).cloned() else {
-            return Ok(Err(KitError::new(Category::Validation, format!("there is no approval {id}"))));
+            return Ok(Err(KitError::new(
+                Category::Validation,
+                format!("there is no approval {id}"),
+            )));
         };
         if let Err(error) = approval.may_decide(action_hash, now_ms()) {
             return Ok(Err(error));
         }
-        let status = if approve { Status::Approved } else { Status::Denied };
-        let approval =
-            Approval { status, decided_by: by.principal.clone(), reason: reason.to_owned(), ..approval };
+        let status = if approve {
+            Status::Approved
+        } else {
+            Status::Denied
+        };
+        let approval = Approval {
+            status,
+            decided_by: by.principal.clone(),
+            reason: reason.to_owned(),
+            ..approval
+        };
         let event = RecordEventRequest {
             kind: "approval".to_owned(),
             summary: format!("{} by {}: {}", status.name(), by.principal, approval.tool),
@@ -131,13 +169,22 @@ impl Runner {
         if let Err(error) = self.ctx.tools.record(by, event).await {
             return Ok(Err(error.to_kit()));
         }
-        let index = self.tasks.iter().position(|task| task.id == approval.task_id);
-        self.note(format!("{} by {}", status.name(), by.principal), approval.clone())?;
+        let index = self
+            .tasks
+            .iter()
+            .position(|task| task.id == approval.task_id);
+        self.note(
+            format!("{} by {}", status.name(), by.principal),
+            approval.clone(),
+        )?;
         if approve {
             if let Some(index) = index {
                 self.set_task(index, TaskStatus::Pending)?;
             }
-            let waits = self.tasks.iter().any(|task| task.status == TaskStatus::AwaitingApproval.name());
+            let waits = self
+                .tasks
+                .iter()
+                .any(|task| task.status == TaskStatus::AwaitingApproval.name());
             if !waits && self.status()? == GoalStatus::AwaitingApproval {
                 self.set_status(GoalStatus::Running)?;
             }
@@ -146,8 +193,16 @@ impl Runner {
             if let Some(index) = index {
                 self.set_task(index, TaskStatus::Refused)?;
             }
-            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-            self.finish(GoalStatus::Refused, &format!("{} denied {}{why}", by.principal, approval.tool)).await?;
+            let why = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {reason}")
+            };
+            self.finish(
+                GoalStatus::Refused,
+                &format!("{} denied {}{why}", by.principal, approval.tool),
+            )
+            .await?;
         }
         self.ctx.remember(&approval);
         Ok(Ok(approval))

@@ -8,17 +8,13 @@ use std::{sync::Arc, time::Duration};
 
 use aios_kit::{Category, Error as KitError};
 use aios_proto::v1::{
-    CancelTaskRequest, ErrorDetail, ExecuteReply, Grant, LedgerRecord, RunTaskRequest, agent_client::AgentClient,
+    CancelTaskRequest, ErrorDetail, ExecuteReply, Grant, LedgerRecord, RunTaskRequest,
+    agent_client::AgentClient,
 };
 use serde_json::Value;
 
 use crate::{
-    agents::Lease,
-    clients::Person,
-    context::Context,
-    error::Error,
-    plan::Checked,
-    store::now_ms,
+    agents::Lease, clients::Person, context::Context, error::Error, plan::Checked, store::now_ms,
 };
 
 /// What an agent may take beyond the tool's own deadline.
@@ -54,7 +50,11 @@ impl Attempt {
     /// The key of this attempt. The first is the task's id; a further one follows only a recorded
     /// failure, which the same key would only return again.
     fn key(&self) -> String {
-        if self.attempt <= 1 { self.task_id.clone() } else { format!("{}#{}", self.task_id, self.attempt) }
+        if self.attempt <= 1 {
+            self.task_id.clone()
+        } else {
+            format!("{}#{}", self.task_id, self.attempt)
+        }
     }
 
     /// Has it carried out by the agent of this lease.
@@ -74,10 +74,16 @@ impl Attempt {
         };
         if let Err(error) = ctx.tools.open_grant(&self.person, grant).await {
             let error = error.to_kit();
-            return if error.retryable() { Ended::Lost(error.to_string()) } else { Ended::NotBegun(error) };
+            return if error.retryable() {
+                Ended::Lost(error.to_string())
+            } else {
+                Ended::NotBegun(error)
+            };
         }
-        let mut client = AgentClient::new(aios_kit::client::channel(&ctx.paths.agent_socket(&lease.agent)))
-            .max_decoding_message_size(16 << 20);
+        let mut client = AgentClient::new(aios_kit::client::channel(
+            &ctx.paths.agent_socket(&lease.agent),
+        ))
+        .max_decoding_message_size(16 << 20);
         let request = RunTaskRequest {
             task_id: self.task_id.clone(),
             goal_id: self.goal_id.clone(),
@@ -100,7 +106,11 @@ impl Attempt {
                     _ => Ended::Lost(error.to_string()),
                 }
             }
-            Err(_) => Ended::Lost(format!("agent {} did not answer in {} s", lease.agent, deadline.as_secs())),
+            Err(_) => Ended::Lost(format!(
+                "agent {} did not answer in {} s",
+                lease.agent,
+                deadline.as_secs()
+            )),
         };
         if matches!(ended, Ended::Lost(_)) {
             ctx.agents.suspect(&lease.agent);
@@ -130,7 +140,9 @@ impl Attempt {
                 let error = KitError::new(Category::Conflict, "it was stopped before it was begun");
                 return Ok(Ended::NotBegun(error));
             };
-            let outcome = records.iter().find(|record| record.kind == "outcome" && record.call_id == intent.call_id);
+            let outcome = records
+                .iter()
+                .find(|record| record.kind == "outcome" && record.call_id == intent.call_id);
             if let Some(outcome) = outcome {
                 return Ok(Ended::Called(Box::new(from_ledger(intent, outcome))));
             }
@@ -149,11 +161,18 @@ impl Attempt {
 
 fn from_ledger(intent: &LedgerRecord, outcome: &LedgerRecord) -> ExecuteReply {
     let detail: Value = serde_json::from_str(&outcome.detail_json).unwrap_or_default();
-    let word = detail.get("outcome").and_then(Value::as_str).unwrap_or("unknown").to_owned();
+    let word = detail
+        .get("outcome")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown")
+        .to_owned();
     let message = format!("its outcome is in the ledger, record {}", outcome.seq);
     ExecuteReply {
         call_id: intent.call_id.clone(),
-        result_json: detail.get("result").map(ToString::to_string).unwrap_or_default(),
+        result_json: detail
+            .get("result")
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         error: (word != "ok").then(|| KitError::new(Category::Conflict, message).detail()),
         outcome: word,
         intent_seq: intent.seq,
@@ -169,16 +188,27 @@ pub(super) async fn tell_to_stop(ctx: &Context, agent: &str, task_id: &str, reas
         return;
     }
     let mut client = AgentClient::new(aios_kit::client::channel(&ctx.paths.agent_socket(agent)));
-    let request = CancelTaskRequest { task_id: task_id.to_owned(), reason: reason.to_owned() };
+    let request = CancelTaskRequest {
+        task_id: task_id.to_owned(),
+        reason: reason.to_owned(),
+    };
     match tokio::time::timeout(Duration::from_secs(2), client.cancel_task(request)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(status)) => tracing::warn!(agent, task_id, %status, "the agent could not be told to stop a task"),
-        Err(_) => tracing::warn!(agent, task_id, "the agent did not answer when told to stop a task"),
+        Ok(Err(status)) => {
+            tracing::warn!(agent, task_id, %status, "the agent could not be told to stop a task")
+        }
+        Err(_) => tracing::warn!(
+            agent,
+            task_id,
+            "the agent did not answer when told to stop a task"
+        ),
     }
 }
 
 /// An error for a task's record.
 pub(super) fn error_json(detail: Option<&ErrorDetail>, fallback: &str) -> String {
-    let detail = detail.cloned().unwrap_or_else(|| KitError::new(Category::Internal, fallback).detail());
+    let detail = detail
+        .cloned()
+        .unwrap_or_else(|| KitError::new(Category::Internal, fallback).detail());
     serde_json::to_string(&detail).unwrap_or_default()
 }

@@ -65,15 +65,25 @@ impl Runner {
         let running: Vec<usize> = self.positions(TaskStatus::Running);
         if self.goal.cancel_requested {
             let reason = "it was cancelled before the orchestrator restarted".to_owned();
-            drive.stop = Some(Stop { status: GoalStatus::Cancelled, reason });
+            drive.stop = Some(Stop {
+                status: GoalStatus::Cancelled,
+                reason,
+            });
             for index in &running {
                 self.settle(&mut drive, *index);
             }
         }
         let ctx = self.ctx.clone();
-        let (priority, created, id) = (self.goal.priority, self.goal.created_ms, self.goal.id.clone());
+        let (priority, created, id) = (
+            self.goal.priority,
+            self.goal.created_ms,
+            self.goal.id.clone(),
+        );
         let _slot = if running.is_empty() && drive.stop.is_none() {
-            match self.until(commands, ctx.slots.acquire(priority, created, &id)).await? {
+            match self
+                .until(commands, ctx.slots.acquire(priority, created, &id))
+                .await?
+            {
                 Some(slot) => Some(slot),
                 None => return Ok(()),
             }
@@ -82,7 +92,11 @@ impl Runner {
         };
         if drive.stop.is_none() {
             for index in running {
-                self.decide("retry", format!("task {index} is asked for again after a restart"), &Value::Null);
+                self.decide(
+                    "retry",
+                    format!("task {index} is asked for again after a restart"),
+                    &Value::Null,
+                );
                 self.save().await?;
                 self.wait_for_agent(&mut drive, index, Duration::ZERO);
             }
@@ -126,7 +140,9 @@ impl Runner {
     }
 
     fn positions(&self, status: TaskStatus) -> Vec<usize> {
-        let is = |(index, task): (usize, &aios_proto::v1::TaskRecord)| (task.status == status.name()).then_some(index);
+        let is = |(index, task): (usize, &aios_proto::v1::TaskRecord)| {
+            (task.status == status.name()).then_some(index)
+        };
         self.tasks.iter().enumerate().filter_map(is).collect()
     }
 
@@ -148,8 +164,12 @@ impl Runner {
             return;
         };
         let ctx = self.ctx.clone();
-        let (priority, since, tool, prefer) =
-            (self.goal.priority, self.goal.created_ms, task.tool.clone(), task.agent.clone());
+        let (priority, since, tool, prefer) = (
+            self.goal.priority,
+            self.goal.created_ms,
+            task.tool.clone(),
+            task.agent.clone(),
+        );
         let handle = drive.jobs.spawn(async move {
             tokio::time::sleep(pause).await;
             let catalogue = match ctx.catalogue().await {
@@ -157,14 +177,25 @@ impl Runner {
                 Err(error) => return Event::Broken(error),
             };
             let Some(entry) = catalogue.get(&tool) else {
-                return Event::NoAgent(index, format!("this machine no longer has the tool {tool}"));
+                return Event::NoAgent(
+                    index,
+                    format!("this machine no longer has the tool {tool}"),
+                );
             };
             let capability = &entry.info.capability;
-            match tokio::time::timeout(AGENT_WAIT, ctx.agents.lease(priority, since, capability, &prefer)).await {
+            match tokio::time::timeout(
+                AGENT_WAIT,
+                ctx.agents.lease(priority, since, capability, &prefer),
+            )
+            .await
+            {
                 Ok(lease) => Event::Leased(index, Box::new(lease)),
                 Err(_) => Event::NoAgent(
                     index,
-                    format!("no agent that may do {capability} was free within {} s", AGENT_WAIT.as_secs()),
+                    format!(
+                        "no agent that may do {capability} was free within {} s",
+                        AGENT_WAIT.as_secs()
+                    ),
                 ),
             }
         });
@@ -175,7 +206,9 @@ impl Runner {
         let task = self.tasks.get(index)?;
         let checked = self.step(task)?.checked.clone()?;
         let approved = self.approvals.values().find(|approval| {
-            approval.task_id == task.id && approval.status == Status::Approved && approval.action_hash == checked.action_hash
+            approval.task_id == task.id
+                && approval.status == Status::Approved
+                && approval.action_hash == checked.action_hash
         });
         Some(Attempt {
             task_id: task.id.clone(),
@@ -183,7 +216,9 @@ impl Runner {
             tool: task.tool.clone(),
             args_json: task.args_json.clone(),
             attempt: task.attempt,
-            approval_id: approved.map(|approval| approval.id.clone()).unwrap_or_default(),
+            approval_id: approved
+                .map(|approval| approval.id.clone())
+                .unwrap_or_default(),
             checked,
             person: self.person(),
         })
@@ -209,7 +244,10 @@ impl Runner {
         if drive.stop.is_some() {
             return;
         }
-        drive.stop = Some(Stop { status, reason: reason.clone() });
+        drive.stop = Some(Stop {
+            status,
+            reason: reason.clone(),
+        });
         self.begin_nothing(drive);
         // A task that runs but waits for an agent has lost its answer: what became of it is looked up.
         for index in self.positions(TaskStatus::Running) {
@@ -221,7 +259,12 @@ impl Runner {
         if status != GoalStatus::Failed && status != GoalStatus::Refused {
             for index in drive.open.keys() {
                 if let Some(task) = self.tasks.get(*index) {
-                    let (ctx, agent, id, reason) = (self.ctx.clone(), task.agent.clone(), task.id.clone(), reason.clone());
+                    let (ctx, agent, id, reason) = (
+                        self.ctx.clone(),
+                        task.agent.clone(),
+                        task.id.clone(),
+                        reason.clone(),
+                    );
                     tokio::spawn(async move { tell_to_stop(&ctx, &agent, &id, &reason).await });
                 }
             }
@@ -250,11 +293,15 @@ impl Runner {
                     self.save().await?;
                 }
                 drop(reply.send(Ok(self.goal.clone())));
-                self.stop(drive, GoalStatus::Cancelled, cancelled_by(&by, &reason)).await;
+                self.stop(drive, GoalStatus::Cancelled, cancelled_by(&by, &reason))
+                    .await;
             }
             Command::Pause(by, reply) => {
                 let answer = if drive.stop.is_some() {
-                    Err(KitError::new(Category::Conflict, format!("goal {} is ending", self.goal.id)))
+                    Err(KitError::new(
+                        Category::Conflict,
+                        format!("goal {} is ending", self.goal.id),
+                    ))
                 } else {
                     let answer = self.pause(&by).await?;
                     self.begin_nothing(drive);
@@ -266,8 +313,17 @@ impl Runner {
                 let answer = self.resume(&by).await?;
                 drop(reply.send(answer));
             }
-            Command::Decide { id, by, approve, action_hash, reason, reply } => {
-                let answer = self.decide_approval(&id, &by, approve, &action_hash, &reason).await?;
+            Command::Decide {
+                id,
+                by,
+                approve,
+                action_hash,
+                reason,
+                reply,
+            } => {
+                let answer = self
+                    .decide_approval(&id, &by, approve, &action_hash, &reason)
+                    .await?;
                 drop(reply.send(answer));
             }
         }
@@ -286,7 +342,14 @@ impl Runner {
                     self.settle(drive, index);
                     return Ok(());
                 }
-                self.fail(drive, index, TaskStatus::Failed, &error_json(None, &reason), reason).await
+                self.fail(
+                    drive,
+                    index,
+                    TaskStatus::Failed,
+                    &error_json(None, &reason),
+                    reason,
+                )
+                .await
             }
             Event::Leased(index, lease) => {
                 if !matches!(drive.open.get(&index), Some(Job::Waiting(_))) {
@@ -310,14 +373,20 @@ impl Runner {
                 task.started_ms = now_ms();
             }
             task.agent.clone_from(&lease.agent);
-            let summary = format!("{} to agent {}, attempt {}", task.tool, lease.agent, task.attempt);
+            let summary = format!(
+                "{} to agent {}, attempt {}",
+                task.tool, lease.agent, task.attempt
+            );
             let detail = json!({ "task": task.id, "agent": lease.agent, "attempt": task.attempt });
             self.tasks_changed.insert(index);
             self.decide("route", summary, &detail);
         }
         self.save().await?;
         let Some(attempt) = self.attempt(index) else {
-            return Err(Error::Stored(format!("task {index} of goal {} was never checked", self.goal.id)));
+            return Err(Error::Stored(format!(
+                "task {index} of goal {} was never checked",
+                self.goal.id
+            )));
         };
         let ctx = self.ctx.clone();
         drive.jobs.spawn(async move {
@@ -329,19 +398,31 @@ impl Runner {
     }
 
     async fn ended(&mut self, drive: &mut Drive, index: usize, ended: Ended) -> Result<(), Error> {
-        let stopping = drive.stop.as_ref().is_some_and(|stop| matches!(stop.status, GoalStatus::Cancelled | GoalStatus::Expired));
+        let stopping = drive
+            .stop
+            .as_ref()
+            .is_some_and(|stop| matches!(stop.status, GoalStatus::Cancelled | GoalStatus::Expired));
         match ended {
             Ended::Called(call) => {
                 drive.lost_since.remove(&index);
                 self.called(drive, index, *call, stopping).await
             }
             Ended::NotBegun(error) => {
-                let status = if stopping { TaskStatus::Cancelled } else { TaskStatus::Failed };
+                let status = if stopping {
+                    TaskStatus::Cancelled
+                } else {
+                    TaskStatus::Failed
+                };
                 let detail = error_json(Some(&error.detail()), "");
-                self.fail(drive, index, status, &detail, error.to_string()).await
+                self.fail(drive, index, status, &detail, error.to_string())
+                    .await
             }
             Ended::Lost(reason) if drive.stop.is_some() => {
-                self.decide("retry", format!("the answer of task {index} was lost, it is looked up: {reason}"), &Value::Null);
+                self.decide(
+                    "retry",
+                    format!("the answer of task {index} was lost, it is looked up: {reason}"),
+                    &Value::Null,
+                );
                 self.save().await?;
                 self.settle(drive, index);
                 Ok(())
@@ -349,8 +430,16 @@ impl Runner {
             Ended::Lost(reason) => {
                 let since = *drive.lost_since.entry(index).or_insert_with(Instant::now);
                 let gives_up = since.elapsed() > LOST;
-                let next = if gives_up { "it is looked up" } else { "it is asked for again under the same key" };
-                self.decide("retry", format!("the answer of task {index} was lost, {next}: {reason}"), &Value::Null);
+                let next = if gives_up {
+                    "it is looked up"
+                } else {
+                    "it is asked for again under the same key"
+                };
+                self.decide(
+                    "retry",
+                    format!("the answer of task {index} was lost, {next}: {reason}"),
+                    &Value::Null,
+                );
                 self.save().await?;
                 if gives_up {
                     self.settle(drive, index);
@@ -364,7 +453,13 @@ impl Runner {
     }
 
     /// A call has an outcome.
-    async fn called(&mut self, drive: &mut Drive, index: usize, call: ExecuteReply, stopping: bool) -> Result<(), Error> {
+    async fn called(
+        &mut self,
+        drive: &mut Drive,
+        index: usize,
+        call: ExecuteReply,
+        stopping: bool,
+    ) -> Result<(), Error> {
         let Some(task) = self.tasks.get_mut(index) else {
             return Ok(());
         };
@@ -373,70 +468,137 @@ impl Runner {
         }
         task.result_json.clone_from(&call.result_json);
         task.error_json = String::new();
-        let (tool, attempt, started, agent) = (task.tool.clone(), task.attempt, task.started_ms, task.agent.clone());
+        let (tool, attempt, started, agent) = (
+            task.tool.clone(),
+            task.attempt,
+            task.started_ms,
+            task.agent.clone(),
+        );
         let step = self.step(&self.tasks[index]).cloned();
         self.tasks_changed.insert(index);
-        let message = call.error.as_ref().map_or_else(|| "no reason was given".to_owned(), |error| {
-            if error.hint.is_empty() { error.message.clone() } else { format!("{} ({})", error.message, error.hint) }
-        });
-        let error = error_json(call.error.as_ref(), &format!("{tool} ended as {}", call.outcome));
+        let message = call.error.as_ref().map_or_else(
+            || "no reason was given".to_owned(),
+            |error| {
+                if error.hint.is_empty() {
+                    error.message.clone()
+                } else {
+                    format!("{} ({})", error.message, error.hint)
+                }
+            },
+        );
+        let error = error_json(
+            call.error.as_ref(),
+            &format!("{tool} ended as {}", call.outcome),
+        );
         match call.outcome.as_str() {
             "ok" => {
                 self.ctx.agents.ended(&agent, true);
-                let unmet = step.as_ref().filter(|step| step.kind == Kind::Postcondition).and_then(|step| {
-                    let result: Value = serde_json::from_str(&call.result_json).unwrap_or_default();
-                    step.expect.iter().find_map(|expectation| expectation.check(&result).err()).map(|text| (step.within_s, text))
-                });
+                let unmet = step
+                    .as_ref()
+                    .filter(|step| step.kind == Kind::Postcondition)
+                    .and_then(|step| {
+                        let result: Value =
+                            serde_json::from_str(&call.result_json).unwrap_or_default();
+                        step.expect
+                            .iter()
+                            .find_map(|expectation| expectation.check(&result).err())
+                            .map(|text| (step.within_s, text))
+                    });
                 match unmet {
                     None => {
                         self.set_task(index, TaskStatus::Completed)?;
                         self.save().await
                     }
-                    Some((within_s, _)) if !stopping && now_ms() < started.saturating_add(within_s.saturating_mul(1_000)) => {
-                        self.again(drive, index, AGAIN, "the post-condition does not hold yet").await
+                    Some((within_s, _))
+                        if !stopping
+                            && now_ms()
+                                < started.saturating_add(within_s.saturating_mul(1_000)) =>
+                    {
+                        self.again(drive, index, AGAIN, "the post-condition does not hold yet")
+                            .await
                     }
                     Some((_, text)) => {
-                        let detail = error_json(Some(&KitError::new(Category::Conflict, text.clone()).detail()), "");
+                        let detail = error_json(
+                            Some(&KitError::new(Category::Conflict, text.clone()).detail()),
+                            "",
+                        );
                         let reason = format!("a post-condition does not hold: {tool}: {text}");
-                        self.fail_with(drive, index, TaskStatus::Failed, &detail, reason).await
+                        self.fail_with(drive, index, TaskStatus::Failed, &detail, reason)
+                            .await
                     }
                 }
             }
-            "denied" => self.fail(drive, index, TaskStatus::Refused, &error, message).await,
+            "denied" => {
+                self.fail(drive, index, TaskStatus::Refused, &error, message)
+                    .await
+            }
             "unknown" => {
                 let reason = format!(
                     "it is not known whether {tool} was carried out (call {}): look at the machine and at `aios audit list`, \
                      put it right by hand or with `aios rollback`, then submit the goal again",
                     call.call_id
                 );
-                self.fail_with(drive, index, TaskStatus::Failed, &error, reason).await
+                self.fail_with(drive, index, TaskStatus::Failed, &error, reason)
+                    .await
             }
-            _ if stopping => self.fail(drive, index, TaskStatus::Cancelled, &error, message).await,
-            "failed" | "timeout" if call.error.as_ref().is_some_and(|error| error.retryable) && drive.stop.is_none() => {
+            _ if stopping => {
+                self.fail(drive, index, TaskStatus::Cancelled, &error, message)
+                    .await
+            }
+            "failed" | "timeout"
+                if call.error.as_ref().is_some_and(|error| error.retryable)
+                    && drive.stop.is_none() =>
+            {
                 if attempt >= self.ctx.config.goals.max_attempts {
                     self.ctx.agents.ended(&agent, false);
-                    return self.fail(drive, index, TaskStatus::Failed, &error, format!("{message} (tried {attempt} times)")).await;
+                    return self
+                        .fail(
+                            drive,
+                            index,
+                            TaskStatus::Failed,
+                            &error,
+                            format!("{message} (tried {attempt} times)"),
+                        )
+                        .await;
                 }
                 let asked = call.error.as_ref().map_or(0, |error| error.retry_after_ms);
                 let usual = retry::backoff()
                     .build()
                     .nth(usize::try_from(attempt.saturating_sub(1)).unwrap_or(0))
                     .unwrap_or(Duration::from_secs(60));
-                self.again(drive, index, usual.max(Duration::from_millis(asked)), &message).await
+                self.again(
+                    drive,
+                    index,
+                    usual.max(Duration::from_millis(asked)),
+                    &message,
+                )
+                .await
             }
             _ => {
                 self.ctx.agents.ended(&agent, false);
-                self.fail(drive, index, TaskStatus::Failed, &error, message).await
+                self.fail(drive, index, TaskStatus::Failed, &error, message)
+                    .await
             }
         }
     }
 
     /// A further attempt, under a key of its own since the last one has a recorded outcome.
-    async fn again(&mut self, drive: &mut Drive, index: usize, pause: Duration, why: &str) -> Result<(), Error> {
+    async fn again(
+        &mut self,
+        drive: &mut Drive,
+        index: usize,
+        pause: Duration,
+        why: &str,
+    ) -> Result<(), Error> {
         self.set_task(index, TaskStatus::Ready)?;
         if let Some(task) = self.tasks.get_mut(index) {
             task.attempt = task.attempt.saturating_add(1);
-            let summary = format!("{} again in {} ms, attempt {}: {why}", task.tool, pause.as_millis(), task.attempt);
+            let summary = format!(
+                "{} again in {} ms, attempt {}: {why}",
+                task.tool,
+                pause.as_millis(),
+                task.attempt
+            );
             self.decide("retry", summary, &Value::Null);
         }
         self.save().await?;
@@ -446,19 +608,49 @@ impl Runner {
         Ok(())
     }
 
-    async fn fail(&mut self, drive: &mut Drive, index: usize, status: TaskStatus, error: &str, message: String) -> Result<(), Error> {
+    async fn fail(
+        &mut self,
+        drive: &mut Drive,
+        index: usize,
+        status: TaskStatus,
+        error: &str,
+        message: String,
+    ) -> Result<(), Error> {
         let reason = self.tasks.get(index).map_or_else(String::new, |task| {
             let args: Value = serde_json::from_str(&task.args_json).unwrap_or_default();
-            let verb = if status == TaskStatus::Refused { "was refused" } else { "failed" };
-            format!("{} {} {verb}: {message}", task.tool, super::prepare::shown(&args))
+            let verb = if status == TaskStatus::Refused {
+                "was refused"
+            } else {
+                "failed"
+            };
+            format!(
+                "{} {} {verb}: {message}",
+                task.tool,
+                super::prepare::shown(&args)
+            )
         });
         self.fail_with(drive, index, status, error, reason).await
     }
 
-    async fn fail_with(&mut self, drive: &mut Drive, index: usize, status: TaskStatus, error: &str, reason: String) -> Result<(), Error> {
+    async fn fail_with(
+        &mut self,
+        drive: &mut Drive,
+        index: usize,
+        status: TaskStatus,
+        error: &str,
+        reason: String,
+    ) -> Result<(), Error> {
         // A task that never ran cannot have been refused by a call.
-        let now = self.tasks.get(index).map(|task| TaskStatus::parse(&task.status)).transpose()?;
-        let status = if now == Some(TaskStatus::Ready) && status == TaskStatus::Refused { TaskStatus::Failed } else { status };
+        let now = self
+            .tasks
+            .get(index)
+            .map(|task| TaskStatus::parse(&task.status))
+            .transpose()?;
+        let status = if now == Some(TaskStatus::Ready) && status == TaskStatus::Refused {
+            TaskStatus::Failed
+        } else {
+            status
+        };
         self.set_task(index, status)?;
         if let Some(task) = self.tasks.get_mut(index) {
             error.clone_into(&mut task.error_json);

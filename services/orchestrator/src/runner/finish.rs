@@ -17,9 +17,15 @@ use crate::{
 impl Runner {
     /// Nothing runs and nothing is ready: the goal is done.
     pub(super) async fn conclude(&mut self) -> Result<(), Error> {
-        let open = self.tasks.iter().find(|task| task.status != TaskStatus::Completed.name());
+        let open = self
+            .tasks
+            .iter()
+            .find(|task| task.status != TaskStatus::Completed.name());
         if let Some(task) = open {
-            let reason = format!("task {} is {} and nothing can bring it on", task.step_id, task.status);
+            let reason = format!(
+                "task {} is {} and nothing can bring it on",
+                task.step_id, task.status
+            );
             return self.finish(GoalStatus::Failed, &reason).await;
         }
         self.finish(GoalStatus::Completed, "").await
@@ -32,19 +38,33 @@ impl Runner {
             _ => TaskStatus::Skipped,
         };
         for index in 0..self.tasks.len() {
-            let now = self.tasks.get(index).map(|task| TaskStatus::parse(&task.status)).transpose()?;
+            let now = self
+                .tasks
+                .get(index)
+                .map(|task| TaskStatus::parse(&task.status))
+                .transpose()?;
             if now.is_some_and(|now| !now.is_terminal()) {
                 self.set_task(index, left)?;
             }
         }
-        self.goal.result = if status == GoalStatus::Completed { self.answer() } else { self.done_so_far() };
+        self.goal.result = if status == GoalStatus::Completed {
+            self.answer()
+        } else {
+            self.done_so_far()
+        };
         reason.clone_into(&mut self.goal.reason);
         self.set_status(status)?;
-        let summary = if reason.is_empty() { status.name().to_owned() } else { format!("{status}: {reason}") };
+        let summary = if reason.is_empty() {
+            status.name().to_owned()
+        } else {
+            format!("{status}: {reason}")
+        };
         self.decide("outcome", summary, &Value::Null);
         match self.pattern(status).await {
             Ok(pattern) => self.patterns.extend(pattern),
-            Err(error) => tracing::warn!(goal = self.goal.id, %error, "the pattern of a goal could not be kept"),
+            Err(error) => {
+                tracing::warn!(goal = self.goal.id, %error, "the pattern of a goal could not be kept")
+            }
         }
         self.save().await?;
         self.withdraw_approvals();
@@ -70,10 +90,16 @@ impl Runner {
         };
         let results = self.results();
         if let Some(answer) = &plan.answer {
-            let scope = Scope { parameters: &plan.parameters, steps: &results, item: None };
+            let scope = Scope {
+                parameters: &plan.parameters,
+                steps: &results,
+                item: None,
+            };
             match answer.render(&scope) {
                 Ok(text) => return text,
-                Err(error) => tracing::warn!(plan = plan.source, error, "the answer could not be worded"),
+                Err(error) => {
+                    tracing::warn!(plan = plan.source, error, "the answer could not be worded")
+                }
             }
         }
         self.tasks
@@ -90,13 +116,22 @@ impl Runner {
     fn results(&self) -> BTreeMap<String, Value> {
         self.tasks
             .iter()
-            .filter_map(|task| Some((task.step_id.clone(), serde_json::from_str(&task.result_json).ok()?)))
+            .filter_map(|task| {
+                Some((
+                    task.step_id.clone(),
+                    serde_json::from_str(&task.result_json).ok()?,
+                ))
+            })
             .collect()
     }
 
     /// What a goal that did not come to its end has done, so that nobody has to guess.
     fn done_so_far(&self) -> String {
-        let steps: Vec<_> = self.tasks.iter().filter(|task| task.kind == Kind::Step.name()).collect();
+        let steps: Vec<_> = self
+            .tasks
+            .iter()
+            .filter(|task| task.kind == Kind::Step.name())
+            .collect();
         let done: Vec<String> = steps
             .iter()
             .filter(|task| task.status == TaskStatus::Completed.name())
@@ -114,18 +149,36 @@ impl Runner {
 
     /// The pattern of a plan with one more success or failure; stored together with the goal's end.
     async fn pattern(&self, status: GoalStatus) -> Result<Option<Pattern>, Error> {
-        let Some(plan) = self.plan.as_ref().filter(|_| matches!(status, GoalStatus::Completed | GoalStatus::Failed)) else {
+        let Some(plan) = self
+            .plan
+            .as_ref()
+            .filter(|_| matches!(status, GoalStatus::Completed | GoalStatus::Failed))
+        else {
             return Ok(None);
         };
         let id = pattern_id(plan, &self.goal.text);
-        let known = self.ctx.store.patterns(&self.goal.text).await?.into_iter().find(|pattern| pattern.id == id);
+        let known = self
+            .ctx
+            .store
+            .patterns(&self.goal.text)
+            .await?
+            .into_iter()
+            .find(|pattern| pattern.id == id);
         let mut pattern = known.unwrap_or_else(|| Pattern {
             id,
             goal_text: self.goal.text.clone(),
-            procedure: if plan.planner == PlannedBy::Procedure { plan.source.clone() } else { String::new() },
+            procedure: if plan.planner == PlannedBy::Procedure {
+                plan.source.clone()
+            } else {
+                String::new()
+            },
             ..Pattern::default()
         });
-        let counter = if status == GoalStatus::Completed { &mut pattern.successes } else { &mut pattern.failures };
+        let counter = if status == GoalStatus::Completed {
+            &mut pattern.successes
+        } else {
+            &mut pattern.failures
+        };
         *counter = counter.saturating_add(1);
         pattern.last_used_ms = now_ms();
         pattern.plan_json = plan.to_json()?;
@@ -135,8 +188,15 @@ impl Runner {
 
 /// The same words with the same plan are the same pattern.
 fn pattern_id(plan: &Plan, goal_text: &str) -> String {
-    let words = goal_text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ");
+    let words = goal_text
+        .split_whitespace()
+        .map(str::to_lowercase)
+        .collect::<Vec<_>>()
+        .join(" ");
     let words = words.trim_end_matches(['.', '!', '?', ' ']);
     let text = format!("{}\n{}\n{words}", plan.planner.name(), plan.source);
-    format!("pattern-{}", aios_tool_api::canonical::sha256_hex(text.as_bytes()))
+    format!(
+        "pattern-{}",
+        aios_tool_api::canonical::sha256_hex(text.as_bytes())
+    )
 }

@@ -100,7 +100,11 @@ impl Runner {
         if GoalStatus::parse(&goal.status)?.is_terminal() {
             return Ok(None);
         }
-        let plan = if goal.plan_json.is_empty() { None } else { Some(Plan::from_json(&goal.plan_json)?) };
+        let plan = if goal.plan_json.is_empty() {
+            None
+        } else {
+            Some(Plan::from_json(&goal.plan_json)?)
+        };
         let tasks = ctx.store.tasks(id).await?;
         let stored = ctx.store.decisions(id).await?;
         let mut approvals = BTreeMap::new();
@@ -131,7 +135,10 @@ impl Runner {
     /// When something cannot be stored; nothing has then been done that is not stored.
     pub async fn run(mut self, commands: &mut Commands) -> Result<(), Error> {
         loop {
-            let busy = self.tasks.iter().any(|task| task.status == TaskStatus::Running.name());
+            let busy = self
+                .tasks
+                .iter()
+                .any(|task| task.status == TaskStatus::Running.name());
             match self.status()? {
                 GoalStatus::Received | GoalStatus::Planning => self.plan_phase(commands).await?,
                 GoalStatus::AwaitingApproval => self.approval_phase(commands).await?,
@@ -154,11 +161,18 @@ impl Runner {
     }
 
     fn person(&self) -> Person {
-        Person { principal: self.goal.principal.clone(), role: self.goal.role.clone() }
+        Person {
+            principal: self.goal.principal.clone(),
+            role: self.goal.role.clone(),
+        }
     }
 
     fn step(&self, task: &TaskRecord) -> Option<&Step> {
-        self.plan.as_ref()?.steps.iter().find(|step| step.id == task.step_id)
+        self.plan
+            .as_ref()?
+            .steps
+            .iter()
+            .find(|step| step.id == task.step_id)
     }
 
     /// Changes the goal's state, if the table allows it.
@@ -175,7 +189,10 @@ impl Runner {
     /// Changes a task's state, if the table allows it.
     fn set_task(&mut self, index: usize, next: TaskStatus) -> Result<(), Error> {
         let Some(task) = self.tasks.get_mut(index) else {
-            return Err(Error::Stored(format!("goal {} has no task {index}", self.goal.id)));
+            return Err(Error::Stored(format!(
+                "goal {} has no task {index}",
+                self.goal.id
+            )));
         };
         let now = TaskStatus::parse(&task.status)?;
         if now == next {
@@ -198,7 +215,11 @@ impl Runner {
             time_ms: now_ms(),
             kind: kind.to_owned(),
             summary,
-            detail_json: if detail.is_null() { "{}".to_owned() } else { detail.to_string() },
+            detail_json: if detail.is_null() {
+                "{}".to_owned()
+            } else {
+                detail.to_string()
+            },
         });
     }
 
@@ -218,26 +239,57 @@ impl Runner {
                 task.version += 1;
             }
         }
-        let tasks: Vec<TaskRecord> = changed.iter().filter_map(|index| self.tasks.get(*index).cloned()).collect();
+        let tasks: Vec<TaskRecord> = changed
+            .iter()
+            .filter_map(|index| self.tasks.get(*index).cloned())
+            .collect();
         let request = CommitRequest {
-            goals: self.goal_changed.then(|| self.goal.clone()).into_iter().collect(),
+            goals: self
+                .goal_changed
+                .then(|| self.goal.clone())
+                .into_iter()
+                .collect(),
             tasks: tasks.clone(),
             decisions: std::mem::take(&mut self.decided),
             patterns: std::mem::take(&mut self.patterns),
             ..CommitRequest::default()
         };
         self.ctx.store.commit(request).await?;
-        let plan = std::mem::take(&mut self.plan_is_new).then(|| self.plan.as_ref().map(Plan::reply)).flatten();
+        let plan = std::mem::take(&mut self.plan_is_new)
+            .then(|| self.plan.as_ref().map(Plan::reply))
+            .flatten();
         let status = self.status()?;
         let goal_changed = std::mem::take(&mut self.goal_changed);
         let (id, goal) = (self.goal.id.clone(), self.goal.clone());
         for task in tasks {
-            self.ctx.store.event("task", &id, format!("task {} ({}) is {}", task.step_id, task.tool, task.status));
-            self.ctx.hub.tell(&id, GoalUpdate { goal: Some(goal.clone()), task: Some(task), plan: None, ended: false });
+            self.ctx.store.event(
+                "task",
+                &id,
+                format!("task {} ({}) is {}", task.step_id, task.tool, task.status),
+            );
+            self.ctx.hub.tell(
+                &id,
+                GoalUpdate {
+                    goal: Some(goal.clone()),
+                    task: Some(task),
+                    plan: None,
+                    ended: false,
+                },
+            );
         }
         if goal_changed {
-            self.ctx.store.event("goal", &id, format!("the goal is {status}"));
-            self.ctx.hub.tell(&id, GoalUpdate { goal: Some(goal), task: None, plan, ended: status.is_terminal() });
+            self.ctx
+                .store
+                .event("goal", &id, format!("the goal is {status}"));
+            self.ctx.hub.tell(
+                &id,
+                GoalUpdate {
+                    goal: Some(goal),
+                    task: None,
+                    plan,
+                    ended: status.is_terminal(),
+                },
+            );
         }
         Ok(())
     }
@@ -252,7 +304,11 @@ impl Runner {
 
     /// Does `work` while nothing of the goal runs, and listens to commands meanwhile. `None` when a
     /// command or the deadline has changed the goal's state.
-    async fn until<T>(&mut self, commands: &mut Commands, work: impl Future<Output = T>) -> Result<Option<T>, Error> {
+    async fn until<T>(
+        &mut self,
+        commands: &mut Commands,
+        work: impl Future<Output = T>,
+    ) -> Result<Option<T>, Error> {
         tokio::pin!(work);
         let deadline = Self::deadline(self.goal.deadline_ms);
         tokio::pin!(deadline);
@@ -292,8 +348,17 @@ impl Runner {
                 let answer = self.resume(&by).await?;
                 drop(reply.send(answer));
             }
-            Command::Decide { id, by, approve, action_hash, reason, reply } => {
-                let answer = self.decide_approval(&id, &by, approve, &action_hash, &reason).await?;
+            Command::Decide {
+                id,
+                by,
+                approve,
+                action_hash,
+                reason,
+                reply,
+            } => {
+                let answer = self
+                    .decide_approval(&id, &by, approve, &action_hash, &reason)
+                    .await?;
                 drop(reply.send(answer));
             }
         }
@@ -314,7 +379,10 @@ impl Runner {
             let message = format!("goal {} is {}, not paused", self.goal.id, self.goal.status);
             return Ok(Err(KitError::new(Category::Conflict, message)));
         }
-        let waits = self.tasks.iter().any(|task| task.status == TaskStatus::AwaitingApproval.name());
+        let waits = self
+            .tasks
+            .iter()
+            .any(|task| task.status == TaskStatus::AwaitingApproval.name());
         let next = match (&self.plan, waits) {
             (None, _) => GoalStatus::Planning,
             (Some(_), true) => GoalStatus::AwaitingApproval,
@@ -328,5 +396,9 @@ impl Runner {
 }
 
 fn cancelled_by(by: &str, reason: &str) -> String {
-    if reason.is_empty() { format!("cancelled by {by}") } else { format!("cancelled by {by}: {reason}") }
+    if reason.is_empty() {
+        format!("cancelled by {by}")
+    } else {
+        format!("cancelled by {by}: {reason}")
+    }
 }

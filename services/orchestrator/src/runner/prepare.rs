@@ -42,13 +42,21 @@ pub enum Prepared {
 ///
 /// # Errors
 /// When the tools daemon does not answer.
-pub async fn prepare(ctx: &Context, text: &str, person: &Person, goal_id: &str) -> Result<Prepared, Error> {
+pub async fn prepare(
+    ctx: &Context,
+    text: &str,
+    person: &Person,
+    goal_id: &str,
+) -> Result<Prepared, Error> {
     let catalogue = ctx.catalogue().await?;
-    let (mut plan, considered) = match planner::plan(&ctx.planners, &ctx.library, text, &catalogue).await {
-        Proposal::Plan { plan, considered } => (plan, considered),
-        Proposal::Cannot(reason) | Proposal::Pass(reason) => return Ok(Prepared::Failed(reason, None)),
-        Proposal::Forbidden(reason) => return Ok(Prepared::Refused(reason, None)),
-    };
+    let (mut plan, considered) =
+        match planner::plan(&ctx.planners, &ctx.library, text, &catalogue).await {
+            Proposal::Plan { plan, considered } => (plan, considered),
+            Proposal::Cannot(reason) | Proposal::Pass(reason) => {
+                return Ok(Prepared::Failed(reason, None));
+            }
+            Proposal::Forbidden(reason) => return Ok(Prepared::Refused(reason, None)),
+        };
     let origin = plan.planner.origin();
     for index in 0..plan.steps.len() {
         let Some(step) = plan.steps.get(index).cloned() else {
@@ -61,11 +69,21 @@ pub async fn prepare(ctx: &Context, text: &str, person: &Person, goal_id: &str) 
         match reply.verdict.as_str() {
             "ok" => {}
             "denied" => {
-                let reason = format!("{} {} is not allowed: {}", step.tool, shown(&step.args), reply.reason);
+                let reason = format!(
+                    "{} {} is not allowed: {}",
+                    step.tool,
+                    shown(&step.args),
+                    reply.reason
+                );
                 return Ok(Prepared::Refused(reason, Some(plan)));
             }
             _ => {
-                let reason = format!("{} {} is not a valid call: {}", step.tool, shown(&step.args), reply.reason);
+                let reason = format!(
+                    "{} {} is not a valid call: {}",
+                    step.tool,
+                    shown(&step.args),
+                    reply.reason
+                );
                 return Ok(Prepared::Failed(reason, Some(plan)));
             }
         }
@@ -73,10 +91,15 @@ pub async fn prepare(ctx: &Context, text: &str, person: &Person, goal_id: &str) 
         let verdict = policy::decide(level, origin, policy::risk(&reply.risk));
         let reason = match verdict {
             Verdict::Allow => String::new(),
-            Verdict::Ask => format!("the risk is {}, and at the level {} a person decides", reply.risk, level.name()),
+            Verdict::Ask => format!(
+                "the risk is {}, and at the level {} a person decides",
+                reply.risk,
+                level.name()
+            ),
             Verdict::Deny => format!("the risk `{}` is not known", reply.risk),
         };
-        let canonical = serde_json::from_str(&reply.canonical_args_json).unwrap_or_else(|_| step.args.clone());
+        let canonical =
+            serde_json::from_str(&reply.canonical_args_json).unwrap_or_else(|_| step.args.clone());
         if let Some(slot) = plan.steps.get_mut(index) {
             slot.args = canonical;
             slot.checked = Some(Checked {
@@ -85,12 +108,19 @@ pub async fn prepare(ctx: &Context, text: &str, person: &Person, goal_id: &str) 
                 policy: verdict,
                 agent,
                 capabilities: reply.capabilities,
-                deadline_ms: if reply.deadline_ms == 0 { 60_000 } else { reply.deadline_ms },
+                deadline_ms: if reply.deadline_ms == 0 {
+                    60_000
+                } else {
+                    reply.deadline_ms
+                },
                 reason: reason.clone(),
             });
         }
         if verdict == Verdict::Deny {
-            return Ok(Prepared::Refused(format!("{}: {reason}", step.tool), Some(plan)));
+            return Ok(Prepared::Refused(
+                format!("{}: {reason}", step.tool),
+                Some(plan),
+            ));
         }
     }
     Ok(Prepared::Plan { plan, considered })
@@ -104,7 +134,10 @@ async fn check(
     person: &Person,
     goal_id: &str,
 ) -> Result<Result<(String, CheckCallReply), String>, Error> {
-    let capability = catalogue.get(&step.tool).map(|entry| entry.info.capability.clone()).unwrap_or_default();
+    let capability = catalogue
+        .get(&step.tool)
+        .map(|entry| entry.info.capability.clone())
+        .unwrap_or_default();
     let begun = Instant::now();
     let candidates = loop {
         let candidates = ctx.agents.candidates(&capability);
@@ -112,7 +145,10 @@ async fn check(
             break candidates;
         }
         if begun.elapsed() > AGENT_WAIT {
-            return Ok(Err(format!("no agent that may do {capability} has registered, so nobody can call {}", step.tool)));
+            return Ok(Err(format!(
+                "no agent that may do {capability} has registered, so nobody can call {}",
+                step.tool
+            )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
@@ -136,16 +172,29 @@ async fn check(
     }
     // It may be the agent that lacks the right, not the person: another one may hold it on this
     // very resource. If the first holds it too, asking again would only be a second denial.
-    let needed: Vec<Capability> = reply.capabilities.iter().filter_map(|text| capability_of(text)).collect();
+    let needed: Vec<Capability> = reply
+        .capabilities
+        .iter()
+        .filter_map(|text| capability_of(text))
+        .collect();
     let infos = ctx.agents.infos();
     let holds = |name: &String| {
-        infos.iter().find(|info| info.name == *name).is_some_and(|info| {
-            let patterns: Vec<_> =
-                info.capabilities.iter().filter_map(|text| CapabilityPattern::parse(text).ok()).collect();
-            needed.iter().all(|need| patterns.iter().any(|pattern| pattern.gives(need, false)))
-        })
+        infos
+            .iter()
+            .find(|info| info.name == *name)
+            .is_some_and(|info| {
+                let patterns: Vec<_> = info
+                    .capabilities
+                    .iter()
+                    .filter_map(|text| CapabilityPattern::parse(text).ok())
+                    .collect();
+                needed
+                    .iter()
+                    .all(|need| patterns.iter().any(|pattern| pattern.gives(need, false)))
+            })
     };
-    if !needed.is_empty() && !holds(&first)
+    if !needed.is_empty()
+        && !holds(&first)
         && let Some(other) = candidates.iter().skip(1).find(|name| holds(name))
     {
         let second = ask(other.clone()).await?;
@@ -167,23 +216,37 @@ fn capability_of(text: &str) -> Option<Capability> {
 pub(super) fn shown(args: &Value) -> String {
     const MAX: usize = 200;
     let text = args.to_string();
-    if text.chars().count() <= MAX { text } else { text.chars().take(MAX).chain(['…']).collect() }
+    if text.chars().count() <= MAX {
+        text
+    } else {
+        text.chars().take(MAX).chain(['…']).collect()
+    }
 }
 
 impl Runner {
     pub(super) async fn plan_phase(&mut self, commands: &mut Commands) -> Result<(), Error> {
         let ctx = self.ctx.clone();
-        let (priority, created, id) = (self.goal.priority, self.goal.created_ms, self.goal.id.clone());
+        let (priority, created, id) = (
+            self.goal.priority,
+            self.goal.created_ms,
+            self.goal.id.clone(),
+        );
         if self.goal.cancel_requested {
             return self.finish(GoalStatus::Cancelled, "it was cancelled").await;
         }
-        let Some(_slot) = self.until(commands, ctx.slots.acquire(priority, created, &id)).await? else {
+        let Some(_slot) = self
+            .until(commands, ctx.slots.acquire(priority, created, &id))
+            .await?
+        else {
             return Ok(());
         };
         self.set_status(GoalStatus::Planning)?;
         self.save().await?;
         let (text, person) = (self.goal.text.clone(), self.person());
-        let Some(prepared) = self.until(commands, prepare(&ctx, &text, &person, &id)).await? else {
+        let Some(prepared) = self
+            .until(commands, prepare(&ctx, &text, &person, &id))
+            .await?
+        else {
             return Ok(());
         };
         match prepared? {
@@ -211,8 +274,17 @@ impl Runner {
 
     /// Takes the plan: tasks are made of its steps, and approvals where the policy asks for them.
     async fn adopt(&mut self, plan: Plan, considered: &Value) -> Result<(), Error> {
-        let summary = format!("{} {}: {}", plan.planner.name(), plan.source, tools_of(&plan));
-        self.decide("plan", summary, &json!({ "parameters": plan.parameters, "why": considered }));
+        let summary = format!(
+            "{} {}: {}",
+            plan.planner.name(),
+            plan.source,
+            tools_of(&plan)
+        );
+        self.decide(
+            "plan",
+            summary,
+            &json!({ "parameters": plan.parameters, "why": considered }),
+        );
         for (index, step) in plan.steps.iter().enumerate() {
             let checked = step.checked.as_ref();
             let asks = checked.is_some_and(|checked| checked.policy == Verdict::Ask);
@@ -224,8 +296,16 @@ impl Runner {
                 tool: step.tool.clone(),
                 args_json: step.args.to_string(),
                 depends_on: step.after.clone(),
-                agent: checked.map(|checked| checked.agent.clone()).unwrap_or_default(),
-                status: if asks { TaskStatus::AwaitingApproval } else { TaskStatus::Pending }.name().to_owned(),
+                agent: checked
+                    .map(|checked| checked.agent.clone())
+                    .unwrap_or_default(),
+                status: if asks {
+                    TaskStatus::AwaitingApproval
+                } else {
+                    TaskStatus::Pending
+                }
+                .name()
+                .to_owned(),
                 kind: step.kind.name().to_owned(),
                 ..TaskRecord::default()
             });
@@ -233,7 +313,12 @@ impl Runner {
             if let Some(checked) = checked {
                 self.decide(
                     "policy",
-                    format!("{}: {} ({} risk)", step.id, checked.policy.name(), checked.risk),
+                    format!(
+                        "{}: {} ({} risk)",
+                        step.id,
+                        checked.policy.name(),
+                        checked.risk
+                    ),
                     &json!({
                         "tool": step.tool,
                         "risk": checked.risk,
@@ -248,9 +333,16 @@ impl Runner {
                 }
             }
         }
-        let asks = self.tasks.iter().any(|task| task.status == TaskStatus::AwaitingApproval.name());
+        let asks = self
+            .tasks
+            .iter()
+            .any(|task| task.status == TaskStatus::AwaitingApproval.name());
         self.keep_plan(Some(plan))?;
-        self.set_status(if asks { GoalStatus::AwaitingApproval } else { GoalStatus::Running })?;
+        self.set_status(if asks {
+            GoalStatus::AwaitingApproval
+        } else {
+            GoalStatus::Running
+        })?;
         self.save().await?;
         for approval in self.approvals.values() {
             self.ctx.remember(approval);
@@ -260,5 +352,9 @@ impl Runner {
 }
 
 fn tools_of(plan: &Plan) -> String {
-    plan.steps.iter().map(|step| step.tool.as_str()).collect::<Vec<_>>().join(", ")
+    plan.steps
+        .iter()
+        .map(|step| step.tool.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -10,9 +10,16 @@ use std::{
     time::Duration,
 };
 
-use aios_proto::v1::{self, agent_server::{Agent, AgentServer}, orchestrator_client::OrchestratorClient};
+use aios_proto::v1::{
+    self,
+    agent_server::{Agent, AgentServer},
+    orchestrator_client::OrchestratorClient,
+};
 use tokio::task::JoinHandle;
-use tonic::{Request, Response, Status, transport::{Channel, Server}};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Server},
+};
 
 use super::{channel_as, tools::FakeTools};
 
@@ -41,7 +48,13 @@ impl Drop for Running {
 }
 
 impl FakeAgent {
-    pub fn start(name: &str, uid: u32, capabilities: &[&str], tools: &FakeTools, run: &Path) -> Running {
+    pub fn start(
+        name: &str,
+        uid: u32,
+        capabilities: &[&str],
+        tools: &FakeTools,
+        run: &Path,
+    ) -> Running {
         let agent = Self {
             name: name.to_owned(),
             tools: tools.clone(),
@@ -49,12 +62,20 @@ impl FakeAgent {
             seen: Arc::default(),
             vanish: Arc::default(),
         };
-        let incoming = aios_kit::server::bind(&run.join("agents").join(format!("{name}.sock"))).unwrap();
+        let incoming =
+            aios_kit::server::bind(&run.join("agents").join(format!("{name}.sock"))).unwrap();
         let service = AgentServer::new(agent.clone());
         let server = tokio::spawn(async move {
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
         });
-        let families = capabilities.iter().map(|text| text.split(':').next().unwrap().to_owned()).collect();
+        let families = capabilities
+            .iter()
+            .map(|text| text.split(':').next().unwrap().to_owned())
+            .collect();
         let register = v1::RegisterAgentRequest {
             capabilities: capabilities.iter().map(|&text| text.to_owned()).collect(),
             tool_families: families,
@@ -63,7 +84,10 @@ impl FakeAgent {
         };
         let client = OrchestratorClient::new(channel_as(uid, &run.join("orchestrator.sock")));
         let heart = tokio::spawn(beat(client, register));
-        Running { agent, parts: vec![server, heart] }
+        Running {
+            agent,
+            parts: vec![server, heart],
+        }
     }
 }
 
@@ -71,8 +95,11 @@ async fn beat(mut client: OrchestratorClient<Channel>, register: v1::RegisterAge
     loop {
         if let Ok(reply) = client.register_agent(register.clone()).await {
             let session = reply.into_inner().session;
-            let heartbeat =
-                || v1::HeartbeatRequest { session: session.clone(), health: "ok".to_owned(), ..v1::HeartbeatRequest::default() };
+            let heartbeat = || v1::HeartbeatRequest {
+                session: session.clone(),
+                health: "ok".to_owned(),
+                ..v1::HeartbeatRequest::default()
+            };
             while client.heartbeat(heartbeat()).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -102,12 +129,25 @@ impl Agent for FakeAgent {
             return Err(Status::unavailable("the agent has vanished"));
         }
         let cancelled = self.cancelled.lock().unwrap().contains(&task_id);
-        let call = if cancelled && call.outcome != "ok" { v1::ExecuteReply { outcome: "failed".to_owned(), ..call } } else { call };
-        Ok(Response::new(v1::RunTaskReply { task_id, call: Some(call) }))
+        let call = if cancelled && call.outcome != "ok" {
+            v1::ExecuteReply {
+                outcome: "failed".to_owned(),
+                ..call
+            }
+        } else {
+            call
+        };
+        Ok(Response::new(v1::RunTaskReply {
+            task_id,
+            call: Some(call),
+        }))
     }
 
     async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Answer<v1::Empty> {
-        self.cancelled.lock().unwrap().push(request.into_inner().task_id);
+        self.cancelled
+            .lock()
+            .unwrap()
+            .push(request.into_inner().task_id);
         Ok(Response::new(v1::Empty {}))
     }
 

@@ -61,7 +61,10 @@ pub fn channel_as(uid: u32, socket: &Path) -> Channel {
     std::thread::spawn(move || {
         let uid = rustix::process::Uid::from_raw(uid);
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async move {
             sender.send(aios_kit::client::channel(&socket)).unwrap();
             std::future::pending::<()>().await;
