@@ -3,6 +3,7 @@
 //! Where the kernel offers no writable cgroup v2 (a container), units have process groups only.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
@@ -15,6 +16,19 @@ use aios_init_core::Resources;
 #[derive(Debug)]
 pub struct Cgroups {
     base: Option<PathBuf>,
+    /// Groups that were killed since they were made.
+    killed: BTreeSet<String>,
+}
+
+/// A group that is ready for a start.
+#[derive(Debug)]
+pub struct Group {
+    /// Its directory.
+    pub dir: OwnedFd,
+    /// Whether a child can be born inside. Linux since 6.14, and the stable series that took the
+    /// change over, compares the group's count of kills with that of PID 1's own group, and kills
+    /// a child that is born into a group which was ever killed. Such a child must move in itself.
+    pub fresh: bool,
 }
 
 impl Cgroups {
@@ -22,7 +36,10 @@ impl Cgroups {
     pub fn open(base: &Path) -> Self {
         let usable = fs::create_dir_all(base).is_ok() && base.join("cgroup.procs").exists();
         if !usable {
-            return Self { base: None };
+            return Self {
+                base: None,
+                killed: BTreeSet::new(),
+            };
         }
         for dir in base.parent().into_iter().chain([base]) {
             for controller in ["+memory", "+pids", "+cpu", "+io"] {
@@ -32,6 +49,7 @@ impl Cgroups {
         }
         Self {
             base: Some(base.to_owned()),
+            killed: BTreeSet::new(),
         }
     }
 
@@ -49,10 +67,14 @@ impl Cgroups {
     ///
     /// # Errors
     /// When a limit that the unit asks for cannot be set although its controller is there.
-    pub fn prepare(&self, unit: &str, resources: &Resources) -> io::Result<Option<OwnedFd>> {
+    pub fn prepare(&mut self, unit: &str, resources: &Resources) -> io::Result<Option<Group>> {
         let Some(dir) = self.dir(unit) else {
             return Ok(None);
         };
+        // An empty group that was killed is made anew; one with a process that is still dying stays.
+        if self.killed.contains(unit) && fs::remove_dir(&dir).is_ok() {
+            self.killed.remove(unit);
+        }
         match fs::create_dir(&dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -78,14 +100,22 @@ impl Cgroups {
                 _ => {}
             }
         }
-        Ok(Some(OwnedFd::from(File::open(dir)?)))
+        Ok(Some(Group {
+            dir: OwnedFd::from(File::open(dir)?),
+            fresh: !self.killed.contains(unit),
+        }))
     }
 
     /// Kills every process of a unit's group. Whether there was a group to kill.
-    pub fn kill(&self, unit: &str) -> bool {
+    pub fn kill(&mut self, unit: &str) -> bool {
         let Some(dir) = self.dir(unit) else {
             return false;
         };
+        let events = fs::read_to_string(dir.join("cgroup.events")).unwrap_or_default();
+        if events.lines().any(|line| line == "populated 0") {
+            return true;
+        }
+        self.killed.insert(unit.to_owned());
         if fs::write(dir.join("cgroup.kill"), "1").is_ok() {
             return true;
         }
@@ -124,7 +154,8 @@ impl Cgroups {
     }
 
     /// Removes the group of a unit that is no more.
-    pub fn remove(&self, unit: &str) {
+    pub fn remove(&mut self, unit: &str) {
+        self.killed.remove(unit);
         if let Some(dir) = self.dir(unit) {
             let _ = fs::remove_dir(dir);
         }

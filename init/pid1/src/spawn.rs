@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
+use crate::cgroup::Group;
 use aios_init_core::{Account, CAPABILITIES, Capability, Unit};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -90,7 +91,7 @@ pub struct Surroundings<'a> {
     /// Its listening sockets.
     pub sockets: Vec<BorrowedFd<'a>>,
     /// Its control group, if there are any.
-    pub cgroup: Option<&'a OwnedFd>,
+    pub cgroup: Option<&'a Group>,
     /// Where it says that it is ready.
     pub notify_socket: &'a str,
 }
@@ -152,7 +153,11 @@ pub fn spawn(
         .map_err(prepare("make a pipe"))?;
     let mut plan = plan(unit, account, surroundings, &writer).map_err(prepare("prepare"))?;
 
-    let (pid, pidfd) = match clone_into(cgroup, &plan) {
+    if let Some(group) = cgroup.filter(|group| !group.fresh) {
+        plan.procs = Some(open_procs(&group.dir).map_err(prepare("open cgroup.procs"))?);
+    }
+    let fresh = cgroup.filter(|group| group.fresh).map(|group| &group.dir);
+    let (pid, pidfd) = match clone_into(fresh, &plan) {
         Ok(started) => started,
         Err(error)
             if matches!(
@@ -160,7 +165,7 @@ pub fn spawn(
                 Some(libc::ENOSYS | libc::EINVAL | libc::EPERM | libc::E2BIG)
             ) =>
         {
-            if let Some(dir) = cgroup {
+            if let Some(dir) = fresh {
                 plan.procs = Some(open_procs(dir).map_err(prepare("open cgroup.procs"))?);
             }
             fork_into(&plan).map_err(prepare("fork"))?
@@ -508,8 +513,18 @@ fn reset_signals() {
     // SAFETY: plain system calls on a local set; signals that cannot be changed are refused by the
     // kernel, which does no harm.
     unsafe {
+        // The kernel's own structure, all zeros: default action, no flags, empty mask. The C
+        // library's wrapper would refuse the two signals that it keeps for itself.
+        let default_action = [0_u64; 4];
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default_action.as_ptr(),
+                none,
+                8,
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
