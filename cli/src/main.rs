@@ -15,7 +15,7 @@ mod profile;
 mod shell;
 mod texts;
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, process::ExitCode};
 
 use clap::Parser as _;
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let arguments = login_shell(std::env::args_os().collect());
+    let arguments = globals_first(login_shell(std::env::args_os().collect()));
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -75,6 +75,36 @@ fn login_shell(mut arguments: Vec<std::ffi::OsString>) -> Vec<std::ffi::OsString
     arguments
 }
 
+/// `aios goal --json list` means `aios --json goal list`: behind `goal` an option would make `list`
+/// the text of a goal. Options that every command has can stand anywhere, so they are put first.
+fn globals_first<T: AsRef<OsStr>>(arguments: Vec<T>) -> Vec<T> {
+    let (mut globals, mut others) = (Vec::new(), Vec::new());
+    let mut rest = arguments.into_iter();
+    others.extend(rest.next());
+    let mut text = false;
+    while let Some(argument) = rest.next() {
+        let name = argument.as_ref().as_encoded_bytes();
+        text |= name == b"--";
+        // What follows `-c` is its value, whatever it looks like.
+        let command = name == b"-c";
+        let valued = name == b"--profile";
+        if !text && (name == b"--json" || valued || name.starts_with(b"--profile=")) {
+            globals.push(argument);
+            if valued {
+                globals.extend(rest.next());
+            }
+        } else {
+            others.push(argument);
+            if command && !text {
+                others.extend(rest.next());
+            }
+        }
+    }
+    let at = others.len().min(1);
+    others.splice(at..at, globals);
+    others
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +119,30 @@ mod tests {
             ["aios", "shell", "-c", "status"]
         );
         assert_eq!(of(&["aios", "status"]), ["aios", "status"]);
+    }
+
+    #[test]
+    fn an_option_for_all_never_makes_a_subcommand_a_goal() {
+        let of = |line: &str| globals_first(line.split(' ').collect()).join(" ");
+        assert_eq!(of("aios goal --json cancel x"), "aios --json goal cancel x");
+        assert_eq!(
+            of("aios goal --profile p list"),
+            "aios --profile p goal list"
+        );
+        assert_eq!(of("aios goal a b --profile=p"), "aios --profile=p goal a b");
+        assert_eq!(of("aios goal run -- a --json"), "aios goal run -- a --json");
+        assert_eq!(of("aios shell -c --json"), "aios shell -c --json");
+        assert_eq!(of("aios"), "aios");
+        let parsed = Cli::try_parse_from(globals_first(vec!["aios", "goal", "--json", "list"]));
+        let goal = parsed.unwrap();
+        assert!(goal.global.json);
+        assert!(matches!(
+            goal.command,
+            Command::Goal {
+                command: Some(_),
+                ..
+            }
+        ));
     }
 
     #[test]

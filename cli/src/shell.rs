@@ -16,7 +16,7 @@ use crate::{
 /// Longest line that is read, in bytes.
 const MAX_LINE_BYTES: usize = 16 << 10;
 /// Longest wait for the status at the beginning.
-const BANNER_LIMIT: Duration = Duration::from_secs(8);
+const BANNER_LIMIT: Duration = Duration::from_secs(12);
 
 const HELP: &str = "\
 Say what you want done, in your own words, or give a command:
@@ -119,7 +119,7 @@ fn once(runtime: &tokio::runtime::Runtime, global: &Global, text: &str) -> Resul
 /// Reads the words as a command line. Help and usage errors are printed here.
 fn parse(global: &Global, words: &[String]) -> Result<Option<(Global, Command)>, Failure> {
     let line = std::iter::once("aios".to_owned()).chain(words.iter().cloned());
-    match Cli::try_parse_from(line) {
+    match Cli::try_parse_from(crate::globals_first(line.collect())) {
         Ok(cli) => {
             // Where the machine is was said when the prompt was started.
             let global = Global {

@@ -593,3 +593,54 @@ async fn the_prompt_takes_commands_and_goals_and_no_shell() {
     assert!(out(&output).contains("power off"));
     assert!(err(&output).contains("does not answer"), "{output:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pid_1_is_asked_while_the_console_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let init = UnixListener::bind(dir.path().join("init.sock")).unwrap();
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = asked.clone();
+    std::thread::spawn(move || {
+        for stream in init.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+            std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+            let request: Value = serde_json::from_str(&line).unwrap();
+            let op = request["op"].as_str().unwrap().to_owned();
+            let reply = match op.as_str() {
+                "boot" => serde_json::json!({"reply": "boot", "boot": {"state": "ready",
+                    "problems": [], "phases": [], "units": [], "ready_us": 5_000_000}}),
+                "list" => serde_json::json!({"reply": "units", "units": []}),
+                "logs" => serde_json::json!({"reply": "lines", "lines": ["one", "two"]}),
+                _ => serde_json::json!({"reply": "done", "detail": "yes"}),
+            };
+            log.lock().unwrap().push(op);
+            let _ = stream.write_all(format!("{reply}\n").as_bytes());
+        }
+    });
+    let aios = |arguments: &[&str]| {
+        let mut command = plain(Path::new(env!("CARGO_BIN_EXE_aios")), dir.path());
+        command.arg("--run").arg(dir.path()).args(arguments);
+        run(command)
+    };
+    let status = aios(&["status", "--json"]).await;
+    assert_eq!(status.status.code(), Some(0), "{status:?}");
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["state"], "degraded");
+    assert!(
+        status["problems"][0]
+            .as_str()
+            .unwrap()
+            .contains("aios-console")
+    );
+    assert!(out(&aios(&["boot"]).await).contains("ready 5.00 s"));
+    assert_eq!(out(&aios(&["logs", "aios-tools"]).await), "one\ntwo\n");
+    assert_eq!(aios(&["power", "off"]).await.status.code(), Some(0));
+    assert_eq!(asked.lock().unwrap().last().unwrap(), "power");
+    // What only the console can do is still said to be out of reach.
+    assert_eq!(aios(&["goal", "do something"]).await.status.code(), Some(4));
+    // A socket that PID 1 keeps open and nobody serves is the same, a little later.
+    let _silent = UnixListener::bind(dir.path().join("console.sock")).unwrap();
+    assert_eq!(aios(&["logs", "aios-tools"]).await.status.code(), Some(0));
+}

@@ -1,6 +1,8 @@
 //! The machine as a whole: status, boot, logs, configuration, power. Where PID 1 alone can answer, it
 //! is asked when the console of this machine is down.
 
+use std::time::Duration;
+
 use aios_init_protocol as init;
 use aios_proto::v1::{
     BootPhase, BootReportReply, BootUnit, Empty, PowerRequest, ReadLogsRequest, ServiceInfo,
@@ -17,19 +19,33 @@ use crate::{
     texts,
 };
 
+/// Longest wait for the console, whose socket PID 1 keeps open even while nobody serves it.
+const LIMIT: Duration = Duration::from_secs(7);
+
+/// A call to the console that is given up in time for PID 1 to be asked instead.
+async fn answered<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(LIMIT, call).await.unwrap_or_else(|_| {
+        Err(Failure::unreachable(format!(
+            "aios-console did not answer within {} s",
+            LIMIT.as_secs()
+        ))
+        .hint("try again in a moment"))
+    })
+}
+
 fn unexpected() -> Failure {
     Failure::failed("PID 1 answered with something else than was asked")
 }
 
 pub(crate) async fn fetch_status(global: &Global) -> Result<StatusReply, Failure> {
-    let result = async {
+    let result = answered(async {
         let machine = connect(global).await?;
         repeatable(|| {
             let mut client = machine.management();
             async move { client.status(Empty {}).await }
         })
         .await
-    }
+    })
     .await;
     match result {
         Err(failure) => match pid1::instead(global, &failure) {
@@ -142,14 +158,14 @@ pub(crate) fn status_text(status: &StatusReply) -> String {
 }
 
 pub(crate) async fn services(global: &Global) -> Result<Exit, Failure> {
-    let result = async {
+    let result = answered(async {
         let machine = connect(global).await?;
         repeatable(|| {
             let mut client = machine.management();
             async move { client.list_services(Empty {}).await }
         })
         .await
-    }
+    })
     .await;
     let services = match result {
         Ok(reply) => reply.services,
@@ -188,14 +204,14 @@ pub(crate) async fn services(global: &Global) -> Result<Exit, Failure> {
 }
 
 pub(crate) async fn boot(global: &Global) -> Result<Exit, Failure> {
-    let result = async {
+    let result = answered(async {
         let machine = connect(global).await?;
         repeatable(|| {
             let mut client = machine.management();
             async move { client.boot_report(Empty {}).await }
         })
         .await
-    }
+    })
     .await;
     let report = match result {
         Ok(report) => report,
@@ -299,7 +315,7 @@ fn boot_text(report: &BootReportReply) -> String {
 }
 
 pub(crate) async fn logs(global: &Global, unit: String, lines: u32) -> Result<Exit, Failure> {
-    let result = async {
+    let result = answered(async {
         let machine = connect(global).await?;
         repeatable(|| {
             let mut client = machine.management();
@@ -307,7 +323,7 @@ pub(crate) async fn logs(global: &Global, unit: String, lines: u32) -> Result<Ex
             async move { client.read_logs(ReadLogsRequest { unit, lines }).await }
         })
         .await
-    }
+    })
     .await;
     let lines = match result {
         Ok(reply) => reply.lines,
@@ -370,7 +386,7 @@ pub(crate) async fn power(
     action: PowerAction,
     reason: String,
 ) -> Result<Exit, Failure> {
-    let result: Result<(), Failure> = async {
+    let result = answered(async {
         let mut client = connect(global).await?.management();
         let request = PowerRequest {
             reason: reason.clone(),
@@ -380,7 +396,7 @@ pub(crate) async fn power(
             PowerAction::Reboot => client.reboot(request).await?,
         };
         Ok(())
-    }
+    })
     .await;
     if let Err(failure) = result {
         let Some(pid1) = pid1::instead(global, &failure) else {
