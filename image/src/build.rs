@@ -31,9 +31,18 @@ pub fn build() -> Result<Product> {
     host_packages::ensure(&[host_packages::BUILD, host_packages::RUN])?;
     let build = workspace::build_dir()?;
     std::fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
-    let kernel = kernel::build()?;
-    let binaries = binaries::build()?;
-    let root = root::build(&binaries)?;
+    // The Debian layer waits for the network and the kernel for the processor: side by side.
+    let (kernel, binaries, base) = std::thread::scope(|scope| {
+        let base = scope.spawn(root::base);
+        let kernel = kernel::build()?;
+        let binaries = binaries::build()?;
+        let base = match base.join() {
+            Ok(base) => base?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        anyhow::Ok((kernel, binaries, base))
+    })?;
+    let root = root::build(&base, &binaries)?;
     let initramfs = build.join("initramfs");
     initramfs::build(&binaries, &initramfs)?;
     let iso = build.join("aios.iso");

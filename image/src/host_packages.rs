@@ -24,8 +24,6 @@ pub const BUILD: &[Need] = &[
     ("/usr/bin/xz", "xz-utils"),
     ("/usr/bin/lz4", "lz4"),
     ("/usr/bin/perl", "perl"),
-    ("/usr/bin/rsync", "rsync"),
-    ("/usr/bin/cpio", "cpio"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/fakeroot", "fakeroot"),
     ("/usr/bin/mkfs.erofs", "erofs-utils"),

@@ -105,21 +105,23 @@ fn accounts(identities: &Identities) -> Accounts {
     accounts
 }
 
-/// Builds both layers.
+/// Puts our layer on top of a base layer made by [`base`].
 ///
 /// # Errors
-/// When a package cannot be had, a file is missing, or an image cannot be made.
-pub fn build(binaries: &Binaries) -> Result<Root> {
-    let base = base()?;
-    let aios = aios_layer(binaries)?;
+/// When a file is missing or an image cannot be made.
+pub fn build(base: &Path, binaries: &Binaries) -> Result<Root> {
     Ok(Root {
         base: base.join("base.erofs"),
         dpkg_status: base.join("dpkg-status"),
-        aios,
+        aios: aios_layer(binaries)?,
     })
 }
 
-fn base() -> Result<PathBuf> {
+/// Builds the layer of Debian packages, or finds it in the cache; returns its folder.
+///
+/// # Errors
+/// When a package cannot be had or the image cannot be made.
+pub fn base() -> Result<PathBuf> {
     let started = Instant::now();
     let root = workspace::root()?;
     let packages: Vec<String> = fs::read_to_string(root.join("rootfs/packages.txt"))
