@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -157,6 +158,11 @@ pub async fn run(
     paths: &Paths,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
+    let mut stop = pin!(stop);
+    // Asked once before anything is open: from here on it listens, and a signal is not missed.
+    if futures::poll!(stop.as_mut()).is_ready() {
+        return Ok(());
+    }
     let incoming = server::bind(&paths.agent_socket(agent.name()))?;
     let service = AgentService::new(agent.clone(), client::channel(&paths.socket("tools")));
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -175,7 +181,7 @@ pub async fn run(
         async move { session::keep(&agent, orchestrator).await }
     });
     let failure = tokio::select! {
-        () = stop => None,
+        () = &mut stop => None,
         ended = &mut session => Some(
             ended.unwrap_or_else(|error| AgentError::Serving(error.to_string())),
         ),

@@ -1,16 +1,13 @@
 //! The gRPC face of an agent, and the one thing it does: a task is one call of the tools daemon.
 
-use std::{
-    error::Error as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use aios_kit::{Category, Error, error::ERROR_METADATA, retry};
+use aios_kit::{Category, Error, retry};
 use aios_proto::v1::{
     AgentHealthReply, CancelTaskRequest, Empty, ExecuteReply, ExecuteRequest, HealthReply,
     RunTaskReply, RunTaskRequest, agent_server::Agent as AgentRpc, tools_client::ToolsClient,
 };
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     agent::Agent,
@@ -98,7 +95,7 @@ async fn carry_out(tools: Channel, request: RunTaskRequest) -> Outcome {
                 .execute(call)
                 .await
                 .map(Response::into_inner)
-                .map_err(read_status)
+                .map_err(Error::from)
         }
     });
     let limit = deadline.saturating_duration_since(Instant::now()) + SLACK;
@@ -110,22 +107,6 @@ async fn carry_out(tools: Channel, request: RunTaskRequest) -> Outcome {
                 format!("{} had no outcome within {deadline_ms} ms", request.tool),
             ))
         })
-}
-
-/// A status that no daemon has sent, because the connection broke, is worth another try; which code
-/// the transport gives it depends on the moment in which it broke.
-fn read_status(status: Status) -> Error {
-    let sent = status.metadata().get_bin(ERROR_METADATA).is_some();
-    let broken = status.source().is_some()
-        && matches!(
-            status.code(),
-            Code::Unknown | Code::Internal | Code::Cancelled | Code::Unavailable
-        );
-    if !sent && broken {
-        let message = format!("the tools daemon has gone: {}", status.message());
-        return Error::new(Category::Network, message);
-    }
-    status.into()
 }
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -161,22 +161,33 @@ impl Tasks {
     /// Stops a task by dropping its work; waits a moment until it is gone. A task that is not in
     /// hand is as stopped as can be.
     pub async fn cancel(&self, task_id: &str, reason: &str) {
-        let outcome = {
-            let running = self.lock();
-            let Some(task) = running.get(task_id) else {
-                return;
-            };
-            reason.clone_into(&mut task.reason.lock().unwrap_or_else(PoisonError::into_inner));
-            task.cancel.cancel();
-            task.outcome.clone()
-        };
-        wait_gone(outcome).await;
+        self.cancel_those(|id| id == task_id, reason).await;
     }
 
     /// Stops all tasks.
     pub async fn cancel_all(&self, reason: &str) {
-        for id in self.ids() {
-            self.cancel(&id, reason).await;
+        self.cancel_those(|_| true, reason).await;
+    }
+
+    async fn cancel_those(&self, chosen: impl Fn(&str) -> bool, reason: &str) {
+        let outcomes: Vec<_> = self
+            .lock()
+            .iter()
+            .filter(|(id, _)| chosen(id))
+            .map(|(_, task)| {
+                reason.clone_into(&mut task.reason.lock().unwrap_or_else(PoisonError::into_inner));
+                task.cancel.cancel();
+                task.outcome.clone()
+            })
+            .collect();
+        let gone = async {
+            for mut outcome in outcomes {
+                // A sender that has gone without an outcome is as good as an outcome here.
+                drop(outcome.wait_for(Option::is_some).await);
+            }
+        };
+        if tokio::time::timeout(CANCEL_WAIT, gone).await.is_err() {
+            tracing::warn!("cancelled tasks take their time to end");
         }
     }
 
@@ -199,15 +210,6 @@ impl Tasks {
             self.done.load(Ordering::Relaxed),
             self.failed.load(Ordering::Relaxed),
         )
-    }
-}
-
-async fn wait_gone(mut outcome: watch::Receiver<Option<Outcome>>) {
-    if tokio::time::timeout(CANCEL_WAIT, outcome.wait_for(Option::is_some))
-        .await
-        .is_err()
-    {
-        tracing::warn!("a cancelled task takes its time to end");
     }
 }
 

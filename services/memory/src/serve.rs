@@ -1,6 +1,6 @@
 //! Puts the parts together and serves them until the daemon is asked to stop.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use aios_kit::{
     Category, Error, Identities, Paths, access::AccessLayer, config::SystemConfig, server,
@@ -18,6 +18,11 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// # Errors
 /// When the configuration is wrong, the database or the socket cannot be used, or the writer died.
 pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let mut stop = pin!(stop);
+    // Asked once before anything is open: from here on it listens, and a signal is not missed.
+    if futures::poll!(stop.as_mut()).is_ready() {
+        return Ok(());
+    }
     let identities = Arc::new(Identities::load(&paths.identities_file())?);
     let config = SystemConfig::load(&paths.config_file())?;
     let dir = paths.state.join("memory");
@@ -44,7 +49,7 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
     server::notify_ready("working memory is open");
     tracing::info!("serving");
     let ended = tokio::select! {
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
         () = store.writer_gone() => {
             Err(Error::new(Category::Internal, "the writer of working memory has died"))
         }

@@ -10,6 +10,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     time::{Duration, Instant},
 };
 
@@ -241,6 +242,35 @@ fn a_watch_resumes_by_number_and_ends_in_order() {
         assert_eq!(five.summary, "five");
         assert!(five.seq > 4);
     });
+}
+
+#[test]
+fn callers_wait_on_the_socket_of_pid_1_while_the_daemon_restarts() {
+    let mut daemon = Daemon::prepare();
+    fs::create_dir(daemon.root.path().join("run")).unwrap();
+    let listener = UnixListener::bind(daemon.socket()).unwrap();
+    fs::set_permissions(daemon.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    for version in 1..=3 {
+        let socket = daemon.socket();
+        std::thread::scope(|scope| {
+            // This call is made before there is anybody who could answer it.
+            let commit = scope.spawn(|| {
+                as_uid(&socket, ORCHESTRATOR, async |mut client| {
+                    let goals = vec![goal("g", version)];
+                    client
+                        .commit(CommitRequest {
+                            goals,
+                            ..CommitRequest::default()
+                        })
+                        .await
+                })
+            });
+            std::thread::sleep(Duration::from_millis(100));
+            daemon.start_on(&listener);
+            assert!(commit.join().unwrap().is_ok());
+        });
+        daemon.signal(Signal::SIGKILL);
+    }
 }
 
 #[test]

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt as _, net::UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -59,6 +62,24 @@ impl Daemon {
             assert!(began.elapsed() < LIMIT, "the daemon does not answer");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts as PID 1 does: the listening socket is descriptor 3.
+    pub fn start_on(&mut self, listener: &UnixListener) {
+        let plain = self.command();
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null",
+                "sh",
+            ])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .stdin(OwnedFd::from(listener.try_clone().unwrap()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.child = Some(command.spawn().unwrap());
     }
 
     fn command(&self) -> Command {
