@@ -499,3 +499,120 @@ async fn time_runs_out_callers_leave_and_tools_panic_without_harm_to_others() {
     assert!(machine.verify().await.ok);
     server.abort();
 }
+
+#[tokio::test]
+async fn searching_above_a_secret_does_not_show_it() {
+    let machine = Machine::new();
+    let _daemon = machine.start().await;
+    machine.write("work/plain", "format of the genesis\n");
+    let mut console = machine.client(CONSOLE);
+    // The ledger's own file holds the word too, and lies below the same directory.
+    let holds = fs::read(machine.path("state/ledger/ledger.db-wal")).unwrap();
+    assert!(holds.windows(7).any(|window| window == b"genesis"));
+    let args = json!({"path": machine.text(""), "contains": "genesis"});
+    let request = call("fs.search", &args, "", "");
+    let reply = console
+        .execute(on_behalf(request, "cert:ann", "admin"))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(reply.outcome, "ok", "{}", message(&reply));
+    let result: serde_json::Value = serde_json::from_str(&reply.result_json).unwrap();
+    let found: Vec<&str> = result["matches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|found| found["path"].as_str().unwrap())
+        .collect();
+    assert_eq!(found, [machine.text("work/plain")], "{result}");
+    // Nor can the whole be removed with it.
+    let args = json!({"path": machine.text("state/.."), "recursive": true});
+    let reply = console
+        .execute(on_behalf(
+            call("fs.delete", &args, "", ""),
+            "cert:ann",
+            "admin",
+        ))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(reply.outcome, "invalid", "{reply:?}");
+    let whole = machine.text("").trim_end_matches('/').to_owned();
+    let args = json!({"path": whole, "recursive": true});
+    let reply = console
+        .execute(on_behalf(
+            call("fs.delete", &args, "", ""),
+            "cert:ann",
+            "admin",
+        ))
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(reply.outcome, "denied", "{reply:?}");
+    assert!(
+        message(&reply).contains("is sensitive"),
+        "{}",
+        message(&reply)
+    );
+}
+
+#[tokio::test]
+async fn a_goal_is_undone_backwards_after_a_restart_and_stops_at_what_moved_on() {
+    let machine = Machine::new();
+    let mut daemon = machine.start().await;
+    let (dir, page, other) = (
+        machine.text("work/site"),
+        machine.text("work/site/page"),
+        machine.text("work/other"),
+    );
+    fs::write(&other, "before").unwrap();
+    let long = "x".repeat(50_000);
+    for (task, tool, args) in [
+        ("t1", "fs.write", json!({"path": other, "content": long})),
+        ("t2", "fs.mkdir", json!({"path": dir})),
+        ("t3", "fs.write", json!({"path": page, "content": "first"})),
+    ] {
+        machine.grant(task, "storage", tool, &args).await;
+        let mut agent = machine.client(STORAGE);
+        let reply = agent
+            .execute(call(tool, &args, task, ""))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(reply.outcome, "ok", "{}", message(&reply));
+    }
+    daemon.kill();
+    let _daemon = machine.start().await;
+    fs::write(&page, "somebody else's").unwrap();
+    let goal = v1::RollbackRequest {
+        goal_id: "goal-1".to_owned(),
+        ..Default::default()
+    };
+    let mut root = machine.client(ROOT);
+    let reply = root.rollback(goal.clone()).await.unwrap().into_inner();
+    let outcomes: Vec<(&str, &str)> = reply
+        .calls
+        .iter()
+        .map(|call| (call.tool.as_str(), call.outcome.as_str()))
+        .collect();
+    let expected = [
+        ("fs.write", "refused"),
+        ("fs.mkdir", "refused"),
+        ("fs.write", "refused"),
+    ];
+    assert_eq!(outcomes, expected, "{reply:?}");
+    assert!(!reply.complete && reply.calls[1].detail.contains("not tried"));
+    assert_eq!(fs::read_to_string(&page).unwrap(), "somebody else's");
+    assert_eq!(fs::read_to_string(&other).unwrap(), long);
+
+    fs::write(&page, "first").unwrap();
+    let reply = root.rollback(goal).await.unwrap().into_inner();
+    assert!(reply.complete, "{reply:?}");
+    assert!(!fs::exists(&dir).unwrap());
+    assert_eq!(fs::read_to_string(&other).unwrap(), "before");
+    // Neither the long text nor its pre-image stands in the ledger.
+    for record in machine.ledger().await {
+        assert!(record.detail_json.len() < 4096, "{record:?}");
+    }
+    assert!(machine.verify().await.ok);
+}

@@ -70,6 +70,8 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT;
 "];
 
+/// SQLite's number for `synchronous=FULL`: every commit is synced before it returns.
+const FULL: i64 = 2;
 /// Longest wait for SQLite's own locks; only a person with `sqlite3` could hold one.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -83,6 +85,16 @@ pub fn open_writer(path: &Path) -> Result<Connection, LedgerError> {
         .and_then(|()| connection.pragma_update(None, "synchronous", "FULL"))
         .and_then(|()| connection.pragma_update(None, "temp_store", "MEMORY"))
         .map_err(fail)?;
+    // A file system that cannot do it would leave SQLite in another mode without an error.
+    let text = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, String>(0));
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    let journal = text("journal_mode").map_err(fail)?;
+    if journal != "wal" || number("synchronous").map_err(fail)? != FULL {
+        return Err(LedgerError::open(
+            path,
+            format!("its file system does not allow a write-ahead log (journal mode {journal})"),
+        ));
+    }
     migrate(&mut connection, path)?;
     Ok(connection)
 }
