@@ -102,4 +102,18 @@ mod tests {
         assert!(!agents.get("a").unwrap().may_give("fs", "write"));
         assert!(agents.get("b").is_none());
     }
+
+    #[test]
+    fn every_tool_is_held_by_an_agent_that_is_shipped() {
+        let etc = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../etc");
+        let agents = Agents::load(&etc).unwrap();
+        for tool in crate::families::registry().iter() {
+            let (namespace, action) = tool.spec().capability;
+            let held = agents
+                .0
+                .values()
+                .any(|rights| rights.may_give(namespace, action));
+            assert!(held, "no agent can call {}", tool.spec().name);
+        }
+    }
 }
