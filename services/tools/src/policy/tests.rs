@@ -48,6 +48,7 @@ fn secrets_stand_apart_for_reads_and_the_system_for_changes() {
         "/etc/ssh/ssh_host_rsa_key",
         "/var/lib/aios/console/ca.key",
         "/proc/7/mem",
+        "/media/aios/data/upper/etc/shadow",
     ] {
         assert!(
             policy.stands_apart(&fs("read", path), false).is_some(),
