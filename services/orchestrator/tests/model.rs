@@ -1,4 +1,5 @@
 //! Planning by a model: a good one, one that is not trained, and ones that are wrong or hostile.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 mod common;
 

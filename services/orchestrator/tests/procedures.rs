@@ -1,4 +1,5 @@
 //! The procedures that the project ships: what operators say, and the plan that it becomes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 
 mod common;
 

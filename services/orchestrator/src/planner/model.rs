@@ -48,7 +48,10 @@ impl Model {
         let health = match health {
             Ok(Ok(health)) => health.into_inner(),
             Ok(Err(status)) => {
-                return Proposal::Pass(format!("the runtime does not answer: {}", status.message()));
+                return Proposal::Pass(format!(
+                    "the runtime does not answer: {}",
+                    status.message()
+                ));
             }
             Err(_) => return Proposal::Pass("the runtime does not answer in time".to_owned()),
         };

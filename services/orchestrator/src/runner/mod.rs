@@ -7,6 +7,7 @@ mod approve;
 mod carry;
 mod drive;
 mod finish;
+mod outcome;
 mod prepare;
 
 use std::{

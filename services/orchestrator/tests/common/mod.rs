@@ -1,6 +1,7 @@
 //! The machine around an orchestrator, in this process: a memory, a tools daemon and agents that
 //! behave as the protocol says and count what is done. The orchestrator itself is the real binary,
 //! and callers have real uids, since a thread may have one of its own.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail loudly")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod agent;

@@ -14,8 +14,11 @@ use tonic::{Request, Response, Status};
 
 use super::Chaos;
 
+/// Names and JSON types.
+type Arguments = &'static [(&'static str, &'static str)];
+
 /// The tools of this release as `tools.toml` fixes them: name, risk, required and optional arguments.
-const CATALOGUE: &[(&str, &str, &[(&str, &str)], &[(&str, &str)])] = &[
+const CATALOGUE: &[(&str, &str, Arguments, Arguments)] = &[
     (
         "fs.read",
         "low",
