@@ -5,8 +5,10 @@
 //! for another process: sockets and pipes do not block, and every conversation has a time limit.
 
 mod access;
+mod answer;
 mod cgroup;
 mod check;
+mod child;
 mod clock;
 mod console;
 mod control;

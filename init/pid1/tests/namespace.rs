@@ -1,5 +1,11 @@
 //! The real PID 1 in namespaces of its own.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test fails the test"
+)]
+
 mod common;
 
 use std::{

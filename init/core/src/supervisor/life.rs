@@ -176,10 +176,16 @@ impl Supervisor {
                 } else {
                     format!("in {}.{} s", delay / 1_000_000, delay / 100_000 % 10)
                 };
+                let hopeless = entry.keeps_failing();
                 self.log(
                     Level::Warning,
                     format!("{name}: {reason}; starting it again {when}"),
                 );
+                if hopeless {
+                    let message = format!("{name} keeps failing: {reason}; PID 1 goes on trying");
+                    let refusal = Refusal::new("failed", message);
+                    self.answer(name, &Err(refusal), |until| until == Until::Ready);
+                }
             }
         }
     }
