@@ -5,7 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -53,7 +54,30 @@ pub fn enrol(aios: &Path, vm: &Vm, profile: &Path, limit: Duration) -> Result<()
         fs::copy(vm.dir().join(name), &target)
             .with_context(|| format!("cannot write {}", target.display()))?;
     }
-    Ok(())
+    wait_reachable(aios, profile, limit)
+}
+
+/// READY does not wait for the network, so the machine may get its address some seconds later.
+fn wait_reachable(aios: &Path, profile: &Path, limit: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let output = Command::new(aios)
+            .arg("whoami")
+            .env("AIOS_PROFILE", profile)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot start {}", aios.display()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        if begun.elapsed() > limit {
+            bail!(
+                "the machine is ready, but its management port does not answer: {}",
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            );
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Where profiles are kept: `$XDG_CONFIG_HOME/aios/profiles`, or `~/.config/aios/profiles`.
