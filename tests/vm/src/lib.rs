@@ -129,8 +129,7 @@ impl Machine {
     /// # Errors
     /// When it fails or prints no JSON.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
-        let mut args = args.to_vec();
-        args.push("--json");
+        let args = [&["--json"], args].concat();
         let outcome = self.aios(&args)?;
         ensure!(
             outcome.code == 0,
