@@ -21,7 +21,7 @@ pub const READY: &str = "aiOS READY";
 /// What the initramfs says when it gives up.
 pub const CANNOT_START: &str = "aiOS cannot start";
 /// What PID 1 says when it opens its rescue console.
-pub const RESCUE: &str = "aiOS rescue";
+pub const RESCUE: &str = "aiOS RESCUE";
 
 /// Under emulation on two slow, shared cores a boot takes up to a few minutes.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);

@@ -9,6 +9,7 @@
 use std::{
     fs,
     io::{Seek as _, SeekFrom, Write as _},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -17,6 +18,8 @@ use aios_image::{
     vm::{Firmware, Vm},
 };
 use aios_tests_vm::{Machine, given, options};
+use anyhow::ensure;
+use serde_json::{Value, json};
 
 #[test]
 fn boots_under_bios_and_uefi_and_reports_itself() {
@@ -45,7 +48,118 @@ fn boots_under_bios_and_uefi_and_reports_itself() {
             ["hardware", "runtime", "services", "agents", "autonomy"]
         );
         assert!(boot["ready_us"].as_u64().unwrap() > 0, "{boot:#}");
+        if firmware == Firmware::Bios {
+            assert_ssh(&machine);
+            assert_layout(&machine);
+        }
         machine.power_off().unwrap();
+    }
+}
+
+/// A key lands in the aiOS prompt, where a command of the host is no command.
+fn assert_ssh(machine: &Machine) {
+    let ssh = |line: &str| {
+        Command::new("ssh")
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
+            .args([
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=30",
+                "-o",
+                "LogLevel=ERROR",
+            ])
+            .arg("-i")
+            .arg(machine.profile().join("ssh-key"))
+            .args([
+                "-p",
+                &machine.vm.ssh_port.to_string(),
+                "operator@127.0.0.1",
+                line,
+            ])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    // Host keys are made at first boot, after READY.
+    let whoami = machine
+        .eventually(Duration::from_secs(60), |_| {
+            let output = ssh("whoami --json");
+            ensure!(output.status.success(), "{output:?}");
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        })
+        .unwrap();
+    let whoami: Value = serde_json::from_str(&whoami).unwrap();
+    assert_eq!(whoami["principal"], "local:operator", "{whoami:#}");
+    assert_eq!(whoami["role"], "operator", "{whoami:#}");
+    let shell = ssh("cat /etc/passwd");
+    assert!(!shell.status.success(), "{shell:?}");
+    assert!(
+        !String::from_utf8_lossy(&shell.stdout).contains("root:"),
+        "{shell:?}"
+    );
+}
+
+/// Where things are, whose they are, and who may look.
+fn assert_layout(machine: &Machine) {
+    const EXPECTED: &str = "\
+        aios-console 700 /var/lib/aios/console\n\
+        aios-memory 700 /var/lib/aios/memory\n\
+        aios-runtime 700 /var/lib/aios/models\n\
+        root 700 /var/lib/aios/ledger\n\
+        root 700 /var/lib/aios/preimages\n\
+        root 755 /etc/aios\n\
+        root 755 /home/workspaces\n\
+        root 755 /usr/share/aios/models\n\
+        root 755 /var/log/aios\n";
+    machine
+        .inside(
+            "layout",
+            "stat -c '%U %a %n' /var/lib/aios/console /var/lib/aios/memory /var/lib/aios/models \
+             /var/lib/aios/ledger /var/lib/aios/preimages /etc/aios /home/workspaces \
+             /usr/share/aios/models /var/log/aios | sort > /srv/layout.unfinished; \
+             ps -e -o user:32=,comm= | grep aios- | sort -u > /srv/processes; \
+             mv /srv/layout.unfinished /srv/layout",
+        )
+        .unwrap();
+    let read = |path: &str| {
+        machine
+            .eventually(Duration::from_secs(30), |machine| {
+                let read = machine.tool("fs.read", &json!({ "path": path }))?;
+                Ok(read["content"].as_str().unwrap_or_default().to_owned())
+            })
+            .unwrap()
+    };
+    assert_eq!(read("/srv/layout"), EXPECTED);
+    // Every process has the account that the table of identities gives it.
+    let processes = read("/srv/processes");
+    for (user, program) in [
+        ("aios-runtime", "aios-runtime"),
+        ("aios-memory", "aios-memory"),
+        ("aios-orchestrator", "aios-orchestrat"),
+        ("aios-console", "aios-console"),
+        ("root", "aios-tools"),
+        ("aios-agent-system", "aios-agent"),
+        ("aios-agent-network", "aios-agent"),
+        ("aios-agent-security", "aios-agent"),
+        ("aios-agent-task", "aios-agent"),
+        ("aios-agent-package", "aios-agent"),
+        ("aios-agent-storage", "aios-agent"),
+        ("aios-agent-monitor", "aios-agent"),
+        ("aios-agent-dev", "aios-agent"),
+    ] {
+        assert!(
+            processes.lines().any(|line| {
+                let mut words = line.split_whitespace();
+                words.next() == Some(user) && words.next() == Some(program)
+            }),
+            "no {program} of {user} in:\n{processes}"
+        );
     }
 }
 
@@ -54,7 +168,7 @@ fn too_little_memory_is_said_on_the_console() {
     let mut options = options().unwrap();
     options.memory_mib = 256;
     let mut vm = Vm::start(&options).unwrap();
-    vm.wait_for(&[run::RESCUE], Duration::from_secs(300), |_| {})
+    vm.wait_for(&[run::RESCUE], Duration::from_secs(180), |_| {})
         .unwrap();
     let console = vm.console();
     assert!(
@@ -86,7 +200,7 @@ fn a_cut_or_damaged_iso_says_so_and_what_to_do() {
     let mut options = options().unwrap();
     options.iso = damaged;
     let mut vm = Vm::start(&options).unwrap();
-    vm.wait_for(&["Type `retry`"], Duration::from_secs(300), |_| {})
+    vm.wait_for(&["Type `retry`"], Duration::from_secs(180), |_| {})
         .unwrap();
     let console = vm.console();
     assert!(
