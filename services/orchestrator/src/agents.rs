@@ -285,12 +285,13 @@ impl Agents {
         found.into_iter().map(|(.., name)| name).collect()
     }
 
-    /// Waits for a place with an agent that holds the capability. Dropping the wait gives up the turn.
+    /// Waits for a place with an agent that holds all that is needed, on the very resources: an agent
+    /// that holds the same right elsewhere would only be denied. Dropping the wait gives up the turn.
     pub async fn lease(
         &self,
         priority: u32,
         since_ms: u64,
-        capability: &str,
+        needed: &[String],
         prefer: &str,
     ) -> Lease {
         let (sender, receiver) = oneshot::channel();
@@ -301,7 +302,7 @@ impl Agents {
                 id: state.next,
                 priority,
                 since_ms,
-                capability: capability.to_owned(),
+                needed: needed.to_vec(),
                 prefer: prefer.to_owned(),
             };
             state.waiting.push((waiting, sender));
@@ -339,15 +340,18 @@ impl Agents {
             let agents = &state.agents;
             // Among those that hold the capability, those that name the tool's family are asked alone.
             let fits = |waiting: &Waiting, name: &str| {
-                let family = waiting.capability.split(':').next().unwrap_or_default();
+                let family = waiting
+                    .needed
+                    .first()
+                    .and_then(|needed| needed.split(':').next())
+                    .unwrap_or_default();
+                let holds =
+                    |agent: &Agent| waiting.needed.iter().all(|needed| agent.covers(needed));
                 let specialist = |agent: &Agent| {
-                    agent.usable()
-                        && agent.covers(&waiting.capability)
-                        && agent.families.contains(family)
+                    agent.usable() && holds(agent) && agent.families.contains(family)
                 };
                 agents.get(name).is_some_and(|agent| {
-                    agent.covers(&waiting.capability)
-                        && (specialist(agent) || !agents.values().any(specialist))
+                    holds(agent) && (specialist(agent) || !agents.values().any(specialist))
                 })
             };
             for (id, name) in schedule::assign(&waiting, &rooms, fits) {
@@ -420,15 +424,19 @@ impl Agent {
         self.status == AgentStatus::Running && !self.suspect
     }
 
-    /// Whether it holds anything of this kind. On which resource is for the registry to say.
+    /// Whether it holds this capability; one without a resource is held by whoever holds it on any.
     fn covers(&self, capability: &str) -> bool {
-        let Some((namespace, action)) = capability.split_once(':') else {
+        let mut parts = capability.splitn(3, ':');
+        let (Some(namespace), Some(action)) = (parts.next(), parts.next()) else {
             return false;
         };
+        let asked = parts.next();
         self.patterns.iter().any(|pattern| {
             let text = pattern.to_string();
-            // A pattern for one resource covers the kind, so its own resource is what is asked for.
-            let resource = text.splitn(3, ':').nth(2).map(str::to_owned);
+            // Without a resource of its own, the pattern's own is what is asked for.
+            let resource = asked
+                .or_else(|| text.splitn(3, ':').nth(2))
+                .map(str::to_owned);
             pattern.gives(
                 &Capability {
                     namespace: namespace.to_owned(),

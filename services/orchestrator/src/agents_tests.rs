@@ -31,16 +31,22 @@ async fn leases_go_to_specialists_and_are_bounded() {
         )
         .unwrap();
     assert_eq!(changes.recv().await.unwrap().state, "running");
-    let lease = agents.lease(5, 1, "pkg:install", "").await;
+    let lease = agents.lease(5, 1, &["pkg:install".to_owned()], "").await;
     assert_eq!(lease.agent, "package");
-    let second = agents.lease(5, 1, "pkg:install", "");
+    let second = agents.lease(5, 1, &["pkg:install".to_owned()], "");
     assert!(
         tokio::time::timeout(Duration::from_millis(20), second)
             .await
             .is_err()
     );
     drop(lease);
-    assert_eq!(agents.lease(5, 1, "pkg:install", "").await.agent, "package");
+    assert_eq!(
+        agents
+            .lease(5, 1, &["pkg:install".to_owned()], "")
+            .await
+            .agent,
+        "package"
+    );
     assert_eq!(agents.candidates("fs:write"), ["system", "package"]);
     assert_eq!(
         agents
@@ -49,6 +55,33 @@ async fn leases_go_to_specialists_and_are_bounded() {
             .map(|info| info.running_tasks)
             .sum::<u32>(),
         0
+    );
+}
+
+#[tokio::test]
+async fn a_task_waits_for_the_agent_that_holds_its_very_resource() {
+    let (agents, _changes) = agents(&["dev", "storage"]);
+    agents
+        .register(
+            "dev",
+            &brings(&["fs:read:/home/workspaces/**"], &["dev"], 1),
+            "d",
+        )
+        .unwrap();
+    let needed = ["fs:read:/srv/motd.txt".to_owned()];
+    // The storage agent is away; the one that may read elsewhere is no stand-in for it.
+    let wait = agents.lease(5, 1, &needed, "storage");
+    assert!(
+        tokio::time::timeout(Duration::from_millis(20), wait)
+            .await
+            .is_err()
+    );
+    agents
+        .register("storage", &brings(&["fs:read"], &["fs"], 1), "s")
+        .unwrap();
+    assert_eq!(
+        agents.lease(5, 1, &needed, "storage").await.agent,
+        "storage"
     );
 }
 

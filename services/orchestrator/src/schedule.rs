@@ -15,8 +15,8 @@ pub struct Waiting {
     pub priority: u32,
     /// When its goal was given, in milliseconds since the epoch.
     pub since_ms: u64,
-    /// The capability that the agent has to hold.
-    pub capability: String,
+    /// The capabilities that the agent has to hold, all of them, with their resources.
+    pub needed: Vec<String>,
     /// An agent that is preferred, because it may still have the task in hand.
     pub prefer: String,
 }
@@ -112,13 +112,13 @@ mod tests {
             sizes in prop::collection::vec((0usize..3, 0usize..4), 3),
         ) {
             let waiting: Vec<Waiting> = asked.iter().zip(0u64..).map(|(&(priority, since_ms, only), id)| Waiting {
-                id, priority, since_ms, capability: only.to_string(), prefer: String::new(),
+                id, priority, since_ms, needed: vec![only.to_string()], prefer: String::new(),
             }).collect();
             let rooms: Vec<Room> = sizes.iter().enumerate().map(|(index, &(running, max))| Room {
                 name: index.to_string(), running, max,
             }).collect();
             // Kind 0 fits everywhere, the others only at one agent.
-            let fits = |waiting: &Waiting, name: &str| waiting.capability == "0" || waiting.capability == name;
+            let fits = |waiting: &Waiting, name: &str| waiting.needed == ["0"] || waiting.needed == [name];
             let given = assign(&waiting, &rooms, fits);
             for room in &rooms {
                 let got = given.iter().filter(|(_, name)| *name == room.name).count();

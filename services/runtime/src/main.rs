@@ -49,14 +49,17 @@ fn main() -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
-    let result = runtime.block_on(serve(args));
+    let result = runtime
+        .block_on(serve(args))
+        .inspect_err(|error| server::notify_failure(&format_args!("{error:#}")));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(args: Args) -> Result<()> {
     let paths = args.daemon.paths();
-    let config = SystemConfig::load(&paths.config_file())?;
+    let loaded = SystemConfig::load_or_safe(&paths.config_file());
+    let config = loaded.config;
     let identities = Identities::load(&paths.identities_file())?;
     let machine_models = paths.state.join("models");
     // The image makes it; on a new data disk it may not be there yet.
@@ -75,6 +78,7 @@ async fn serve(args: Args) -> Result<()> {
             context_tokens: config.models.context_tokens,
         },
         models: config.models,
+        settings_problem: loaded.problem.map(|problem| problem.to_string()),
     }));
     let service = RuntimeServer::new(RuntimeService::new(Arc::clone(&daemon), identities))
         .max_decoding_message_size(server::MAX_MESSAGE_BYTES);

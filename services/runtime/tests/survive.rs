@@ -33,6 +33,19 @@ async fn a_good_start_is_reported() {
 }
 
 #[tokio::test]
+async fn wrong_settings_are_reported_and_the_model_answers() {
+    let daemon = Home::new().config("[models]\ncontext_tokns = 1\n").start();
+    assert!(daemon.status.starts_with("degraded: "), "{}", daemon.status);
+    let health = daemon.health().await.health.unwrap();
+    assert_eq!(health.state, "degraded");
+    assert_eq!(format!("degraded: {}", health.reason), daemon.status);
+    for part in ["config.toml:2:1: ", "did you mean `context_tokens`?"] {
+        assert!(health.reason.contains(part), "{}", health.reason);
+    }
+    assert!(!daemon.generate(prompt("hello")).await.text.is_empty());
+}
+
+#[tokio::test]
 async fn a_killed_engine_is_back_for_the_next_request() {
     let daemon = Home::new().start();
     let before = daemon.generate(prompt("hello")).await.text;

@@ -164,6 +164,11 @@ impl Runner {
             task.tool.clone(),
             task.agent.clone(),
         );
+        let checked = self
+            .step(task)
+            .and_then(|step| step.checked.as_ref())
+            .map(|checked| checked.capabilities.clone())
+            .unwrap_or_default();
         let handle = drive.jobs.spawn(async move {
             tokio::time::sleep(pause).await;
             let catalogue = match ctx.catalogue().await {
@@ -176,10 +181,14 @@ impl Runner {
                     format!("this machine no longer has the tool {tool}"),
                 );
             };
-            let capability = &entry.info.capability;
+            let needed = if checked.is_empty() {
+                vec![entry.info.capability.clone()]
+            } else {
+                checked
+            };
             match tokio::time::timeout(
                 AGENT_WAIT,
-                ctx.agents.lease(priority, since, capability, &prefer),
+                ctx.agents.lease(priority, since, &needed, &prefer),
             )
             .await
             {
@@ -187,7 +196,8 @@ impl Runner {
                 Err(_) => Event::NoAgent(
                     index,
                     format!(
-                        "no agent that may do {capability} was free within {} s",
+                        "no agent that may do {} was free within {} s",
+                        needed.join(" and "),
                         AGENT_WAIT.as_secs()
                     ),
                 ),

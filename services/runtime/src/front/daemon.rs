@@ -24,7 +24,7 @@ use crate::protocol::{Finish, Generate, Task};
 pub const MAX_LOADED: usize = 4;
 /// What the operational model is asked at start, with a fixed seed; it must answer twice the same.
 const TEST_PROMPT: &str = "The machine is ready when";
-const TEST_TOKENS: u32 = 16;
+const TEST_TOKENS: u32 = 8;
 const TEST_SEED: u64 = 20_240_229;
 const TEST_LIMIT: Duration = Duration::from_secs(60);
 
@@ -39,6 +39,8 @@ pub struct Settings {
     pub program: Program,
     /// Cores of this machine that may be used.
     pub cores: u32,
+    /// Why the settings are the safe ones, if they are.
+    pub settings_problem: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -146,11 +148,17 @@ impl Daemon {
                 self.settings.folders.image.display()
             ));
         }
+        let settings_problem = self.settings.settings_problem.as_ref();
+        let models_are_right = notes.is_empty();
         let mut state = self.state();
         state.starting = false;
-        state.notes = notes;
+        state.notes = settings_problem.into_iter().cloned().chain(notes).collect();
         match chosen {
-            Some(name) if state.notes.is_empty() => format!("model {name} answers"),
+            // In the same words as every other daemon that reads the settings.
+            Some(name) if models_are_right => settings_problem.map_or_else(
+                || format!("model {name} answers"),
+                |problem| format!("degraded: {problem}"),
+            ),
             Some(name) => format!("degraded: {}; using {name}", state.notes.join("; ")),
             None => format!("degraded: no model answers: {}", state.notes.join("; ")),
         }
