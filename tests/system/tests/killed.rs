@@ -9,12 +9,14 @@ use anyhow::{Context as _, ensure};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// When the blow falls, in milliseconds after the goal was taken: before, while and after it acts.
-const MOMENTS: [u64; 5] = [0, 8, 20, 45, 100];
+const MOMENTS: [u64; 8] = [0, 4, 8, 12, 16, 24, 40, 80];
 
 /// The records of the calls that wrote, by call.
 fn writes(records: &[LedgerRecord]) -> BTreeMap<&str, Vec<&LedgerRecord>> {
     let mut calls: BTreeMap<&str, Vec<&LedgerRecord>> = BTreeMap::new();
-    for record in records.iter().filter(|record| record.tool == "fs.write") {
+    // A grant is a record of the tool, too, but of no call yet.
+    let made = |record: &&LedgerRecord| record.tool == "fs.write" && !record.call_id.is_empty();
+    for record in records.iter().filter(made) {
         calls.entry(&record.call_id).or_default().push(record);
     }
     calls
