@@ -33,7 +33,8 @@ async fn leases_go_to_specialists_and_are_bounded() {
     assert_eq!(changes.recv().await.unwrap().state, "running");
     let lease = agents.lease(5, 1, &["pkg:install".to_owned()], "").await;
     assert_eq!(lease.agent, "package");
-    let second = agents.lease(5, 1, &["pkg:install".to_owned()], "");
+    let needed = ["pkg:install".to_owned()];
+    let second = agents.lease(5, 1, &needed, "");
     assert!(
         tokio::time::timeout(Duration::from_millis(20), second)
             .await

@@ -10,6 +10,7 @@ pub mod access;
 pub mod agents;
 pub mod approval;
 pub mod catalogue;
+pub mod chain;
 pub mod clients;
 pub mod context;
 pub mod engine;

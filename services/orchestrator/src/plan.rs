@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{
     catalogue::Catalogue,
+    chain::Part,
     error::Error,
     expect::Expectation,
     policy::{Origin, Verdict},
@@ -130,6 +131,9 @@ pub struct Plan {
     /// Parameters that were taken from the goal's words.
     #[serde(default)]
     pub parameters: serde_json::Map<String, Value>,
+    /// What the plan was chained of, when a goal asked for several things.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
 }
 
 impl Plan {
@@ -277,6 +281,7 @@ mod tests {
             steps,
             answer: None,
             parameters: serde_json::Map::new(),
+            parts: Vec::new(),
         }
     }
 

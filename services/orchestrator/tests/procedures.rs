@@ -35,7 +35,7 @@ fn steps(library: &Library, catalogue: &Catalogue, goal: &str) -> Option<Vec<(St
             )
         }
         Match::Ambiguous(names) => panic!("{goal}: {names:?} fit equally well"),
-        Match::None => None,
+        Match::Unclear(_) | Match::None => None,
     }
 }
 
@@ -236,7 +236,6 @@ fn what_is_missing_or_goes_further_is_not_guessed() {
         "install it and make sure it answers on port 80",
         "install exim and make sure it answers on port 25",
         "install nginx and make sure it answers on port 99999",
-        "stop nginx and delete /srv",
         "delete everything",
         "rm -rf / --no-preserve-root",
         "rm /srv/a /srv/b",
@@ -247,6 +246,99 @@ fn what_is_missing_or_goes_further_is_not_guessed() {
     ] {
         assert_eq!(steps(&library, &catalogue, goal), None, "{goal}");
     }
+}
+
+#[test]
+fn a_goal_of_several_clauses_is_one_plan_in_their_order() {
+    let (library, catalogue) = (library(), catalogue());
+    let tools = |goal: &str| {
+        steps(&library, &catalogue, goal).map(|steps| {
+            steps
+                .into_iter()
+                .map(|(tool, args)| format!("{tool} {args}"))
+                .collect::<Vec<_>>()
+        })
+    };
+    let write = r#"fs.write {"content":"hi","path":"/srv/x"}"#;
+    for (goal, expected) in [
+        (
+            "stop nginx and delete /srv/www",
+            vec![
+                r#"service.stop {"name":"nginx"}"#,
+                r#"fs.delete {"path":"/srv/www"}"#,
+            ],
+        ),
+        (
+            "please create the file /srv/x with the text \"hi\", then delete the file /srv/y; finally list /srv.",
+            vec![
+                write,
+                r#"fs.delete {"path":"/srv/y"}"#,
+                r#"fs.list {"path":"/srv"}"#,
+            ],
+        ),
+        (
+            "create the file /srv/x with the text hi, then show me the file /srv/x",
+            vec![write, r#"fs.read {"path":"/srv/x"}"#],
+        ),
+        (
+            "how full are the disks, and which process uses the most memory?",
+            vec![
+                "monitor.disk {}",
+                r#"process.list {"limit":5,"sort_by":"memory"}"#,
+            ],
+        ),
+        (
+            "install tmux htop and iotop",
+            vec![
+                r#"pkg.install {"name":"tmux"}"#,
+                r#"pkg.install {"name":"htop"}"#,
+                r#"pkg.install {"name":"iotop"}"#,
+            ],
+        ),
+        (
+            "install nginx and start redis",
+            vec![
+                r#"pkg.install {"name":"nginx"}"#,
+                r#"service.start {"name":"redis"}"#,
+            ],
+        ),
+        (
+            "install tmux, htop and then list /srv",
+            vec![
+                r#"pkg.install {"name":"tmux"}"#,
+                r#"pkg.install {"name":"htop"}"#,
+                r#"fs.list {"path":"/srv"}"#,
+            ],
+        ),
+        // The text of one file, as it stands.
+        (
+            "create the file /srv/x with the text hi; stop nginx and delete /srv",
+            vec![r#"fs.write {"content":"hi; stop nginx and delete /srv","path":"/srv/x"}"#],
+        ),
+        (
+            "create the file /srv/x with the text \"hi; then delete /srv\"",
+            vec![r#"fs.write {"content":"hi; then delete /srv","path":"/srv/x"}"#],
+        ),
+    ] {
+        assert_eq!(
+            tools(goal),
+            Some(expected.into_iter().map(str::to_owned).collect()),
+            "{goal}"
+        );
+    }
+    for goal in [
+        "stop nginx and frobnicate the widgets",
+        "if the disk is full, delete the file /srv/x",
+        "install nginx and start it",
+        "install nginx today",
+        "list /srv, /etc",
+    ] {
+        assert_eq!(tools(goal), None, "{goal}");
+    }
+    assert!(matches!(
+        library.find("create the file /srv/x with the text hi, then delete /srv", &catalogue),
+        Match::Unclear(reason) if reason.contains("quotation marks")
+    ));
 }
 
 #[test]

@@ -63,6 +63,7 @@ impl Planner for Procedures {
                     "the procedures {} fit equally well",
                     names.join(" and ")
                 )),
+                Match::Unclear(reason) => Proposal::Pass(reason),
                 Match::None => Proposal::Pass("no procedure fits".to_owned()),
             }
         })

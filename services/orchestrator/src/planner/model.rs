@@ -167,6 +167,7 @@ pub fn read(text: &str, model: &str) -> Result<Proposal, String> {
             steps,
             answer: None,
             parameters: Map::new(),
+            parts: Vec::new(),
         }),
         considered: json!({ "model": model }),
     })

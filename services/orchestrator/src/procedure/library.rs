@@ -6,12 +6,14 @@ use aios_proto::v1::ProcedureInfo;
 use serde_json::{Map, Value};
 
 use super::{
+    clauses,
     file::{self, Procedure},
-    pattern::{Fit, Score},
+    pattern::Fit,
     words,
 };
 use crate::{
     catalogue::Catalogue,
+    chain::chain,
     plan::{Kind, Plan, PlannedBy},
     template::{Scope, fill},
 };
@@ -36,8 +38,28 @@ pub enum Match {
     },
     /// These fit equally well.
     Ambiguous(Vec<String>),
+    /// It can be read in more than one way, with what would make it clear.
+    Unclear(String),
     /// None fits.
     None,
+}
+
+/// What a text that is not cut asks for.
+enum Found {
+    One {
+        /// Several when a parameter lists several values.
+        plans: Vec<Plan>,
+        alternatives: Vec<String>,
+        open_text: bool,
+    },
+    Ambiguous(Vec<String>),
+    None,
+}
+
+#[derive(Clone)]
+struct Clause {
+    plans: Vec<Plan>,
+    open_text: bool,
 }
 
 impl Library {
@@ -82,48 +104,148 @@ impl Library {
             .collect()
     }
 
-    /// What the goal asks for, among the procedures that the catalogue can carry out.
+    /// What the goal asks for, among the procedures that the catalogue can carry out. A goal that no
+    /// procedure fits as a whole is cut into clauses when each of them fits one by itself.
     #[must_use]
     pub fn find(&self, goal: &str, catalogue: &Catalogue) -> Match {
-        let words = words::split(goal);
-        let mut fits: Vec<(Score, &Procedure, Map<String, Value>)> = self
+        let usable: Vec<&Procedure> = self
             .procedures
             .values()
             .filter(|procedure| usable(procedure, catalogue).is_ok())
-            .filter_map(|procedure| {
-                best_fit(procedure, goal, &words).map(|fit| (fit.score, procedure, fit.values))
-            })
             .collect();
-        fits.sort_by(|one, two| two.0.cmp(&one.0).then_with(|| one.1.name.cmp(&two.1.name)));
-        let Some((score, procedure, values)) = fits.first() else {
-            return Match::None;
+        match self.lookup(goal, &usable) {
+            Found::None => self.compose(goal, &usable, catalogue),
+            Found::Ambiguous(names) => Match::Ambiguous(names),
+            Found::One {
+                plans,
+                alternatives,
+                ..
+            } => one(plans, alternatives),
+        }
+    }
+
+    /// The one procedure that fits a text as a whole.
+    fn lookup(&self, text: &str, usable: &[&Procedure]) -> Found {
+        let words = words::split(text);
+        let mut fits: Vec<(&Procedure, Fit)> = usable
+            .iter()
+            .filter_map(|procedure| Some((*procedure, best_fit(procedure, text, &words)?)))
+            .filter(|(_, fit)| !self.lists_a_verb(&fit.values))
+            .collect();
+        fits.sort_by(|(one, fit), (two, other)| {
+            (other.score.cmp(&fit.score)).then_with(|| one.name.cmp(&two.name))
+        });
+        let Some((procedure, fit)) = fits.first() else {
+            return Found::None;
         };
         let equal: Vec<String> = fits
             .iter()
-            .filter(|(other, ..)| other == score)
-            .map(|(_, procedure, _)| procedure.name.clone())
+            .filter(|(_, other)| other.score == fit.score)
+            .map(|(procedure, _)| procedure.name.clone())
             .collect();
         if equal.len() > 1 {
-            return Match::Ambiguous(equal);
+            return Found::Ambiguous(equal);
         }
-        match bind(procedure, values) {
+        let plans: Result<Vec<Plan>, String> = one_by_one(&fit.values)
+            .iter()
+            .map(|values| bind(procedure, values))
+            .collect();
+        match plans {
             Err(error) => {
                 tracing::warn!(
                     procedure = procedure.name,
                     error,
                     "a procedure that fits could not be filled in"
                 );
-                Match::None
+                Found::None
             }
-            Ok(plan) => Match::One {
-                plan: Box::new(plan),
+            Ok(plans) => Found::One {
+                plans,
                 alternatives: fits
                     .iter()
                     .skip(1)
-                    .map(|(_, procedure, _)| procedure.name.clone())
+                    .map(|(procedure, _)| procedure.name.clone())
                     .collect(),
+                open_text: fit.open_text,
             },
         }
+    }
+
+    /// The plan of a goal that asks for several things: the fewest clauses that all fit. After a text
+    /// without quotation marks only looks may follow, since what follows may belong to the text.
+    fn compose(&self, goal: &str, usable: &[&Procedure], catalogue: &Catalogue) -> Match {
+        let pieces = clauses::pieces(goal);
+        // For each piece, the best way to plan from it to the end of the goal.
+        let mut from: Vec<Option<Vec<Clause>>> = vec![None; pieces.len() + 1];
+        if let Some(end) = from.last_mut() {
+            *end = Some(Vec::new());
+        }
+        for start in (0..pieces.len()).rev() {
+            let mut best: Option<Vec<Clause>> = None;
+            for end in start + 1..=pieces.len() {
+                let Some(Some(rest)) = from.get(end) else {
+                    continue;
+                };
+                if best
+                    .as_ref()
+                    .is_some_and(|best| best.len() <= rest.len() + 1)
+                {
+                    continue;
+                }
+                let text = clauses::clause(goal, pieces.get(start..end).unwrap_or_default());
+                if let Found::One {
+                    plans, open_text, ..
+                } = self.lookup(text, usable)
+                {
+                    let clause = Clause { plans, open_text };
+                    best = Some(std::iter::once(clause).chain(rest.clone()).collect());
+                }
+            }
+            if let Some(place) = from.get_mut(start) {
+                *place = best;
+            }
+        }
+        let clauses = from.into_iter().next().flatten().unwrap_or_default();
+        if clauses.len() < 2 {
+            return Match::None;
+        }
+        let open = clauses.iter().position(|clause| clause.open_text);
+        let changes = |clause: &Clause| {
+            let risk = |tool: &str| catalogue.get(tool).map(|entry| entry.info.risk.clone());
+            (clause.plans.iter().flat_map(|plan| &plan.steps))
+                .any(|step| risk(&step.tool).as_deref() != Some("low"))
+        };
+        if let Some(open) = open
+            && clauses.iter().skip(open + 1).any(changes)
+        {
+            return Match::Unclear(
+                "it is not clear where the text ends and the next instruction begins: put the text in quotation marks"
+                    .to_owned(),
+            );
+        }
+        one(
+            clauses
+                .into_iter()
+                .flat_map(|clause| clause.plans)
+                .collect(),
+            Vec::new(),
+        )
+    }
+
+    /// Whether a listed value is a word with which goals begin: then it is an instruction of its own.
+    fn lists_a_verb(&self, values: &Map<String, Value>) -> bool {
+        values
+            .values()
+            .filter_map(Value::as_array)
+            .flatten()
+            .filter_map(Value::as_str)
+            .any(|value| {
+                let value = value.to_lowercase();
+                self.procedures
+                    .values()
+                    .flat_map(|procedure| &procedure.patterns)
+                    .any(|(pattern, _)| pattern.begins_with(&value))
+            })
     }
 
     /// The procedures whose words come nearest to the goal's, as name and summary, nearest first.
@@ -171,6 +293,32 @@ impl Library {
             })
             .collect()
     }
+}
+
+/// The plans as one.
+fn one(plans: Vec<Plan>, alternatives: Vec<String>) -> Match {
+    chain(plans).map_or(Match::None, |plan| Match::One {
+        plan: Box::new(plan),
+        alternatives,
+    })
+}
+
+/// Parameters that list several values, one set of parameters for each.
+fn one_by_one(values: &Map<String, Value>) -> Vec<Map<String, Value>> {
+    let listed = values
+        .iter()
+        .find_map(|(name, value)| Some((name, value.as_array()?)));
+    let Some((name, items)) = listed else {
+        return vec![values.clone()];
+    };
+    items
+        .iter()
+        .map(|item| {
+            let mut one = values.clone();
+            one.insert(name.clone(), item.clone());
+            one
+        })
+        .collect()
 }
 
 fn best_fit(procedure: &Procedure, goal: &str, words: &[words::Word<'_>]) -> Option<Fit> {
@@ -244,6 +392,7 @@ fn bind(procedure: &Procedure, values: &Map<String, Value>) -> Result<Plan, Stri
         steps,
         answer: procedure.answer.clone(),
         parameters,
+        parts: Vec::new(),
     })
 }
 

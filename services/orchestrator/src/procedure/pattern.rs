@@ -1,5 +1,6 @@
 //! Patterns: the words by which a goal asks for a procedure. `[a|b]` is optional, `(a|b)` is a choice,
-//! `{name:type}` is a parameter; everything else is a word, compared without regard to case.
+//! `{name:type}` is a parameter, `{name:type+}` one or several, listed with commas
+//! or `and`; everything else is a word, compared without regard to case.
 //!
 //! Invariants: every pattern has a word of its own and binds no parameter twice; matching has a
 //! bounded number of steps whatever the goal says.
@@ -16,14 +17,24 @@ use crate::template::is_name;
 
 /// Steps that matching one pattern may take.
 const MAX_STEPS: u32 = 5_000;
+/// Values that one list may have.
+const MAX_LISTED: usize = 8;
 /// Brackets within brackets.
 const MAX_DEPTH: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
     Word(String),
-    Parameter(String, Type),
+    Parameter(String, Type, Count),
     Choice(Vec<Vec<Node>>),
+}
+
+/// How many values a parameter takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    One,
+    /// Several become an array; one stays what it is.
+    Several,
 }
 
 /// A pattern, ready to match.
@@ -47,6 +58,8 @@ pub struct Fit {
     pub score: Score,
     /// The parameters' values.
     pub values: Map<String, Value>,
+    /// Whether it ends in text without quotation marks, whose end nobody can be sure of.
+    pub open_text: bool,
 }
 
 impl Pattern {
@@ -74,6 +87,12 @@ impl Pattern {
         found
     }
 
+    /// Whether a goal that fits may begin with this word, in lower case.
+    #[must_use]
+    pub fn begins_with(&self, word: &str) -> bool {
+        begins(&self.nodes, word)
+    }
+
     /// The best fit of the goal, if there is any.
     #[must_use]
     pub fn fit(&self, text: &str, words: &[Word<'_>]) -> Option<Fit> {
@@ -92,6 +111,7 @@ impl Pattern {
         for (words, ends_in_text) in [(greeted, true), (bare, false)] {
             let mut search = Search {
                 text,
+                last: words.last(),
                 ends_in_text,
                 budget: MAX_STEPS,
                 best: None,
@@ -122,6 +142,7 @@ struct Place {
 
 struct Search<'t> {
     text: &'t str,
+    last: Option<&'t Word<'t>>,
     ends_in_text: bool,
     budget: u32,
     best: Option<Fit>,
@@ -168,8 +189,13 @@ impl Search<'_> {
                     self.run(option, Some(&then), words, place);
                 }
             }
-            Node::Parameter(name, kind) => {
-                let most = words.len().min(kind.span());
+            Node::Parameter(name, kind, many) => {
+                let several = *many == Count::Several;
+                let most = if several {
+                    words.len()
+                } else {
+                    words.len().min(kind.span())
+                };
                 // Nothing else can follow: the parameter takes everything that is left.
                 let least = if rest.is_empty() && next.is_none() {
                     words.len().max(1)
@@ -180,7 +206,12 @@ impl Search<'_> {
                     let Some((taken, after)) = words.split_at_checked(count) else {
                         return;
                     };
-                    let Some(value) = kind.read(self.text, taken) else {
+                    let value = if several && count > 1 {
+                        list(*kind, self.text, taken)
+                    } else {
+                        kind.read(self.text, taken)
+                    };
+                    let Some(value) = value else {
                         continue;
                     };
                     let after_text = *kind == Type::Text;
@@ -211,20 +242,59 @@ impl Search<'_> {
         if words.is_empty() && place.after_text == self.ends_in_text && better {
             self.best = Some(Fit {
                 score: place.score,
+                open_text: place.after_text && self.last.is_some_and(|last| !last.quoted),
                 values: self.values.iter().cloned().collect(),
             });
         }
     }
 }
 
+/// Several values: `a, b and c` or `a b and c`. The last one is told by a comma or an `and` before it,
+/// so that a stray word never becomes a value.
+fn list(kind: Type, text: &str, words: &[Word<'_>]) -> Option<Value> {
+    let joint = |word: &Word<'_>| !word.quoted && word.folded == "and";
+    let (last, front) = words.split_last()?;
+    let named = match front.split_last()? {
+        (and, front) if joint(and) => front,
+        (before, _) if before.separated => front,
+        _ => return None,
+    };
+    let mut values: Vec<Value> = Vec::new();
+    for word in named.iter().chain(std::iter::once(last)) {
+        let value = kind.read(text, std::slice::from_ref(word))?;
+        if joint(word) || values.contains(&value) || values.len() == MAX_LISTED {
+            return None;
+        }
+        values.push(value);
+    }
+    (values.len() > 1).then_some(Value::Array(values))
+}
+
 fn collect<'n>(nodes: &'n [Node], found: &mut Vec<(&'n str, Type)>) {
     for node in nodes {
         match node {
             Node::Word(_) => {}
-            Node::Parameter(name, kind) => found.push((name, *kind)),
+            Node::Parameter(name, kind, _) => found.push((name, *kind)),
             Node::Choice(options) => options.iter().for_each(|option| collect(option, found)),
         }
     }
+}
+
+fn begins(nodes: &[Node], word: &str) -> bool {
+    for node in nodes {
+        let (fits, skipped) = match node {
+            Node::Word(literal) => (literal == word, false),
+            Node::Parameter(..) => (false, false),
+            Node::Choice(options) => (
+                options.iter().any(|option| begins(option, word)),
+                options.iter().any(Vec::is_empty),
+            ),
+        };
+        if fits || !skipped {
+            return fits;
+        }
+    }
+    false
 }
 
 fn fewest_words(nodes: &[Node]) -> usize {
@@ -248,7 +318,7 @@ fn names(nodes: &[Node]) -> Result<BTreeSet<&str>, String> {
     for node in nodes {
         let own = match node {
             Node::Word(_) => BTreeSet::new(),
-            Node::Parameter(name, _) => BTreeSet::from([name.as_str()]),
+            Node::Parameter(name, ..) => BTreeSet::from([name.as_str()]),
             Node::Choice(options) => {
                 let mut own = BTreeSet::new();
                 for option in options {
@@ -321,7 +391,16 @@ fn alternatives(
                     return Err(format!("`{name}` cannot name a parameter"));
                 }
                 *rest = after;
-                current.push(Node::Parameter(name.to_owned(), Type::parse(kind)?));
+                let (kind, count) = match kind.strip_suffix('+') {
+                    None => (Type::parse(kind)?, Count::One),
+                    Some(kind) => (Type::parse(kind)?, Count::Several),
+                };
+                if count == Count::Several && (kind.span() != 1 || kind == Type::Key) {
+                    return Err(format!(
+                        "{{{inner}}} cannot be listed: its type is not one word"
+                    ));
+                }
+                current.push(Node::Parameter(name.to_owned(), kind, count));
             }
             '}' => return Err("`}` closes nothing".to_owned()),
             _ => {
@@ -432,6 +511,44 @@ mod tests {
         assert_eq!(
             fit(pattern, "install nginx and make sure it answers on port"),
             None
+        );
+    }
+
+    #[test]
+    fn several_values_are_a_list() {
+        let pattern = "install {p:package+}";
+        for (goal, packages) in [
+            ("install tmux", json!("tmux")),
+            (
+                "install tmux htop and iotop",
+                json!(["tmux", "htop", "iotop"]),
+            ),
+            (
+                "install tmux, htop and iotop.",
+                json!(["tmux", "htop", "iotop"]),
+            ),
+            (
+                "install tmux, htop, and iotop",
+                json!(["tmux", "htop", "iotop"]),
+            ),
+            ("install tmux, htop please", json!(["tmux", "htop"])),
+        ] {
+            assert_eq!(fit(pattern, goal), Some(json!({ "p": packages })), "{goal}");
+        }
+        for goal in [
+            "install nginx today",
+            "install nginx and start it",
+            "install nginx and start redis",
+            "install nginx and nginx",
+            "install and tmux",
+            "install tmux and",
+        ] {
+            assert_eq!(fit(pattern, goal), None, "{goal}");
+        }
+        assert!(
+            Pattern::parse("say {t:text+}")
+                .unwrap_err()
+                .contains("cannot be listed")
         );
     }
 

@@ -11,7 +11,6 @@ use crate::{
     plan::{Kind, Plan, PlannedBy},
     state::{GoalStatus, TaskStatus},
     store::now_ms,
-    template::Scope,
 };
 
 impl Runner {
@@ -89,17 +88,11 @@ impl Runner {
             return String::new();
         };
         let results = self.results();
-        if let Some(answer) = &plan.answer {
-            let scope = Scope {
-                parameters: &plan.parameters,
-                steps: &results,
-                item: None,
-            };
-            match answer.render(&scope) {
-                Ok(text) => return text,
-                Err(error) => {
-                    tracing::warn!(plan = plan.source, error, "the answer could not be worded")
-                }
+        match plan.worded(&results) {
+            Ok(Some(text)) => return text,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(plan = plan.source, error, "the answer could not be worded")
             }
         }
         self.tasks
