@@ -19,7 +19,9 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init();
-    start(&args).with_context(|| format!("agent {} cannot run", args.name))
+    start(&args)
+        .inspect_err(|error| server::notify_failure(&format_args!("{error:#}")))
+        .with_context(|| format!("agent {} cannot run", args.name))
 }
 
 fn start(args: &Args) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@
 /// A datagram longer than this is not looked at.
 pub const MAX_NOTIFICATION_BYTES: usize = 4096;
 /// Characters of a status that are kept.
-const MAX_STATUS_CHARS: usize = 256;
+const MAX_STATUS_CHARS: usize = 512;
 
 /// What a service said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

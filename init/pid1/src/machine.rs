@@ -116,28 +116,44 @@ fn is_mounted(target: &str) -> bool {
     fs::metadata(above).is_ok_and(|above| above.dev() != own.dev())
 }
 
-/// Sets the host name from `[system] hostname`; the rest of the file is other programs' to check.
-pub fn set_hostname(config: &Path) -> Result<(), String> {
-    let name = if config.exists() {
-        let table: toml::Table = aios_config::load(config).map_err(|error| error.to_string())?;
-        table
-            .get("system")
-            .and_then(|system| system.get("hostname"))
-            .and_then(|name| name.as_str().map(str::to_owned))
-    } else {
-        None
+/// The host name when none is set, or none that can be used.
+const USUAL_HOSTNAME: &str = "aios";
+
+/// Sets the host name from `[system] hostname`, or the usual one when the file cannot be used; what
+/// comes back is what is wrong. The rest of the file is other programs' to check.
+pub fn set_hostname(config: &Path) -> Vec<String> {
+    let (name, problem) = match hostname(config) {
+        Ok(name) => (name, None),
+        Err(problem) => (USUAL_HOSTNAME.to_owned(), Some(problem)),
     };
-    let name = name.unwrap_or_else(|| "aios".to_owned());
-    let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-    if name.is_empty() || name.len() > 63 || !name.chars().all(label) {
-        let _ = rustix::system::sethostname(b"aios");
-        return Err(format!(
-            "{}: `{name}` is no host name; using `aios`",
-            config.display()
-        ));
+    let refused = rustix::system::sethostname(name.as_bytes())
+        .err()
+        .map(|error| format!("cannot set the host name: {error}"));
+    problem.into_iter().chain(refused).collect()
+}
+
+fn hostname(config: &Path) -> Result<String, String> {
+    if !config.exists() {
+        return Ok(USUAL_HOSTNAME.to_owned());
     }
-    rustix::system::sethostname(name.as_bytes())
-        .map_err(|error| format!("cannot set the host name: {error}"))
+    let table: toml::Table = aios_config::load(config).map_err(|error| error.to_string())?;
+    let set = table
+        .get("system")
+        .and_then(|system| system.get("hostname"));
+    let Some(set) = set else {
+        return Ok(USUAL_HOSTNAME.to_owned());
+    };
+    let label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    match set.as_str() {
+        Some(name) if (1..=63).contains(&name.len()) && name.chars().all(label) => {
+            Ok(name.to_owned())
+        }
+        _ => Err(format!(
+            "{}: system.hostname is {set}, which is no host name (letters, digits, `-` and `.`, at \
+             most 63); it is `{USUAL_HOSTNAME}` until that is corrected and the machine restarted",
+            config.display()
+        )),
+    }
 }
 
 /// Brings the loopback interface up.
@@ -241,6 +257,31 @@ mod tests {
             parse_sysctls(text),
             [("kernel.kptr_restrict", "2"), ("net.ipv4.ip_forward", "0")]
         );
+    }
+
+    #[test]
+    fn the_host_name_is_read_and_a_wrong_one_is_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        assert_eq!(hostname(&path).unwrap(), "aios");
+        for (text, expected) in [
+            ("[system]\nhostname = \"node-7\"\n", Ok("node-7")),
+            ("[goals]\nmax_running = 2\n", Ok("aios")),
+            (
+                "[system]\nhostname = \"a b\"\n",
+                Err("which is no host name"),
+            ),
+            ("[system]\nhostname = 7\n", Err("which is no host name")),
+            ("[system]\nhostname = \"\"\n", Err("which is no host name")),
+            ("[system\n", Err("config.toml:1:8: ")),
+        ] {
+            fs::write(&path, text).unwrap();
+            match (hostname(&path), expected) {
+                (Ok(name), Ok(expected)) => assert_eq!(name, expected),
+                (Err(problem), Err(part)) => assert!(problem.contains(part), "{problem}"),
+                (got, _) => panic!("{text}: {got:?}"),
+            }
+        }
     }
 
     #[test]

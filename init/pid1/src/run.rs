@@ -173,7 +173,7 @@ fn begin(options: Options) -> Result<Begun, RunError> {
     console.log(Level::Info, "aiOS is starting", now());
     if !options.container {
         problems.extend(machine::apply_sysctls("/etc/sysctl.d".as_ref()));
-        problems.extend(machine::set_hostname(&options.etc.join("config.toml")).err());
+        problems.extend(machine::set_hostname(&options.etc.join("config.toml")));
         problems.extend(
             machine::loopback_up()
                 .err()
@@ -356,11 +356,7 @@ impl Init {
         for output in self.linux.outputs.values_mut() {
             output.take_in();
         }
-        for (pid, notification) in self.notify.take_in() {
-            if let Some(unit) = self.linux.unit_of(pid) {
-                self.drive(Event::Notified { unit, notification });
-            }
-        }
+        self.hear();
         for asked in self.control.turn(now()) {
             self.answer(asked);
         }
@@ -400,6 +396,14 @@ impl Init {
         let _ = rustix::io::read(&self.timer, &mut expirations);
     }
 
+    fn hear(&mut self) {
+        for (pid, notification) in self.notify.take_in() {
+            if let Some(unit) = self.linux.unit_of(pid) {
+                self.drive(Event::Notified { unit, notification });
+            }
+        }
+    }
+
     /// Main processes by their own descriptor, then every orphan that was left to PID 1.
     fn reap(&mut self) {
         let mut ended = Vec::new();
@@ -430,6 +434,10 @@ impl Init {
                 Err(Errno::INTR) => {}
                 Ok(None) | Err(_) => break,
             }
+        }
+        if !ended.is_empty() {
+            // The last thing that they said came before their end, and says why.
+            self.hear();
         }
         for (pid, exit) in ended {
             self.linux.processes.retain(|_, process| process.pid != pid);

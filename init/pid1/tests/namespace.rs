@@ -35,6 +35,11 @@ fn helper() {
             std::thread::sleep(Duration::from_millis(50));
             send_datagram(Path::new(&notify()), "STATUS=serving\nREADY=1\n");
         }
+        "refuse" => {
+            let said = "STATUS=cannot start: x.toml:1:1: no\n";
+            send_datagram(Path::new(&notify()), said);
+            std::process::exit(3);
+        }
         "sockets" => {
             use std::os::fd::FromRawFd as _;
             assert_eq!(
@@ -223,6 +228,10 @@ fn failures_are_told_apart_and_shown() {
         ),
         ("config", script("echo no such key; exit 78", "")),
         (
+            "told",
+            helping("refuse", "readiness = \"notify\"\nrestart = \"never\""),
+        ),
+        (
             "mute",
             script(
                 "exec sleep 600",
@@ -244,10 +253,11 @@ fn failures_are_told_apart_and_shown() {
         exit("absent")
     );
     assert_eq!(exit("config"), "exit status 78");
+    assert_eq!(exit("told"), "exit status 3: cannot start: x.toml:1:1: no");
     assert_eq!(exit("mute"), "not ready within 300ms");
     assert!(exit("nobody").contains("no account `no-such-user`"));
     assert_eq!(machine.status("port").state, UnitState::Stopped);
-    for unit in ["absent", "config", "mute", "nobody"] {
+    for unit in ["absent", "config", "mute", "nobody", "told"] {
         assert_eq!(machine.status(unit).state, UnitState::Failed, "{unit}");
     }
     let console = machine.console();

@@ -75,7 +75,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
         let (line, column) = position(text, error.span().map_or(0, |span| span.start));
-        let message = error.message().to_owned();
+        let message = one_line(error.message());
         ConfigError::Invalid {
             path: path.to_owned(),
             line,
@@ -103,7 +103,10 @@ pub fn toml_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(read)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             files.push(path);
         }
     }
@@ -134,10 +137,23 @@ fn nearest_hint(message: &str) -> String {
     nearest(unknown, quoted).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
+/// Messages repeat parts of the file, and end on terminals and in logs: they stay one line without
+/// control characters.
+fn one_line(message: &str) -> String {
+    message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |last| last.chars().count())
+        + 1;
     (line, column)
 }
 
@@ -154,10 +170,20 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_place_and_the_nearest_key() {
-        let error = parse::<Sample>(Path::new("x.toml"), "# c\nrestrat = \"always\"\n").unwrap_err();
+        let error =
+            parse::<Sample>(Path::new("x.toml"), "# c\nrestrat = \"always\"\n").unwrap_err();
         let text = error.to_string();
         assert!(text.starts_with("x.toml:2:1: "), "{text}");
         assert!(text.ends_with("did you mean `restart`?"), "{text}");
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_the_file_says() {
+        let error = parse::<Sample>(Path::new("x.toml"), "\"a\\nb\\u001b[2J\" = 1").unwrap_err();
+        assert!(
+            !error.to_string().chars().any(char::is_control),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -68,9 +68,12 @@ impl Init {
                     .hint("is this machine running aios-init?"),
                 ClientError::Malformed(_) => Error::new(Category::Internal, error.to_string()),
                 ClientError::Refused { kind, message } => {
+                    if kind == "not_found" {
+                        return Error::not_found(message);
+                    }
                     let category = match kind.as_str() {
                         "denied" => Category::Auth,
-                        "not_found" | "invalid" => Category::Validation,
+                        "invalid" => Category::Validation,
                         "conflict" | "busy" => Category::Conflict,
                         _ => Category::Internal,
                     };

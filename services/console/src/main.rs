@@ -23,6 +23,8 @@ async fn main() -> anyhow::Result<()> {
         paths: args.daemon.paths(),
         listen: args.listen,
     };
-    aios_console::run(options, aios_kit::server::shutdown_signal()).await?;
+    aios_console::run(options, aios_kit::server::shutdown_signal())
+        .await
+        .inspect_err(|error| aios_kit::server::notify_failure(error))?;
     Ok(())
 }

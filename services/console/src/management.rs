@@ -45,6 +45,8 @@ pub(crate) struct ManagementService {
     pub(crate) backends: Backends,
     pub(crate) certificate_days: u32,
     pub(crate) init: Init,
+    /// Why the settings are the safe ones, if they are.
+    pub(crate) settings_problem: Option<String>,
 }
 
 impl From<AuthorityError> for Error {
@@ -116,6 +118,14 @@ fn complaint(name: &str, health: Option<&HealthReply>) -> Option<String> {
         )),
         None => Some(format!("aios-{name} says nothing of its health")),
     }
+}
+
+/// Whether a problem is no more than what another daemon, or PID 1, says of the same settings.
+fn same_settings(problem: &str, settings: &str) -> bool {
+    let said = problem
+        .split_once("degraded: ")
+        .map_or(problem, |(_, said)| said);
+    !said.is_empty() && settings.starts_with(said)
 }
 
 impl ManagementService {
@@ -204,6 +214,11 @@ impl Management for ManagementService {
             Err(problem) => problems.push(problem),
         }
         problems.extend(heard.complaints());
+        // Every daemon that reads the settings reports the same; once is enough for a person.
+        if let Some(settings) = &self.settings_problem {
+            problems.retain(|problem| !same_settings(problem, settings));
+            problems.insert(0, settings.clone());
+        }
         let mut seen = std::collections::BTreeSet::new();
         problems.retain(|problem| seen.insert(problem.clone()));
         if state == "rescue" || (state == "ready" && !problems.is_empty()) {

@@ -46,6 +46,8 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(2);
 /// Pause after the system could not accept a connection (out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two tries to listen for remote management.
+const LISTEN_PAUSE: Duration = Duration::from_secs(3);
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// What the console is started with.
@@ -71,11 +73,12 @@ struct Server {
 /// Serves until `stop` ends.
 ///
 /// # Errors
-/// When the configuration, the authority or a listener cannot be had; a daemon that is down is no
-/// error.
+/// When the identities, the authority or the local socket cannot be had. A daemon that is down, and
+/// an address that cannot be listened on, are no error: the local socket says so.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let Options { paths, listen } = options;
-    let config = SystemConfig::load(&paths.config_file())?;
+    let loaded = SystemConfig::load_or_safe(&paths.config_file());
+    let config = &loaded.config;
     let identities = Identities::load(&paths.identities_file())?;
     let dir = paths.state.join("console");
     let authority = Arc::new(Authority::open(&dir)?);
@@ -96,6 +99,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         backends: backends.clone(),
         certificate_days: config.management.client_certificate_days,
         paths: paths.clone(),
+        settings_problem: loaded.problem.as_ref().map(ToString::to_string),
     })
     .max_decoding_message_size(server::MAX_MESSAGE_BYTES);
     let server = Arc::new(Server {
@@ -115,15 +119,19 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         tasks: TaskTracker::new(),
     });
 
-    let listener = listen_tcp(listen.as_deref().unwrap_or(&config.management.listen)).await?;
-    let address = listener.local_addr().map_err(|error| {
-        Error::new(
-            Category::Network,
-            format!("cannot tell the address: {error}"),
-        )
-    })?;
+    let listen = listen.unwrap_or_else(|| config.management.listen.clone());
     let local = server::bind(&paths.socket("console"))?;
-    announce(address);
+    let listening = listen_tcp(&listen).await;
+    let status = match &listening {
+        Ok((_, address)) => {
+            announce(*address);
+            loaded.status(&format!("management on {address}"))
+        }
+        Err(error) => {
+            tracing::error!(%error, "no remote management yet");
+            loaded.status(&format!("degraded: {error}"))
+        }
+    };
 
     let writer = tokio::spawn(writer);
     let background = CancellationToken::new();
@@ -138,10 +146,22 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
             .run_until_cancelled_owned(forget_quiet(limits)),
     );
     let accepting = background.clone();
-    tokio::spawn(accepting.run_until_cancelled_owned(accept_tcp(server.clone(), listener)));
+    let remote = server.clone();
+    tokio::spawn(accepting.run_until_cancelled_owned(async move {
+        let listener = match listening {
+            Ok((listener, _)) => listener,
+            Err(_) => {
+                let (listener, address) = keep_listening(&listen, LISTEN_PAUSE).await;
+                announce(address);
+                server::notify_status(&loaded.status(&format!("management on {address}")));
+                listener
+            }
+        };
+        accept_tcp(remote, listener).await;
+    }));
     let accepting = background.clone();
     tokio::spawn(accepting.run_until_cancelled_owned(accept_local(server.clone(), local)));
-    server::notify_ready(&format!("management on {address}"));
+    server::notify_ready(&status);
 
     stop.await;
     background.cancel();
@@ -164,7 +184,18 @@ fn announce(address: SocketAddr) {
     let _ = out.flush();
 }
 
-async fn listen_tcp(listen: &str) -> Result<TcpListener, Error> {
+/// An address that is not there yet, or a port that something else holds, may be had later.
+async fn keep_listening(listen: &str, pause: Duration) -> (TcpListener, SocketAddr) {
+    loop {
+        tokio::time::sleep(pause).await;
+        match listen_tcp(listen).await {
+            Ok(listening) => return listening,
+            Err(error) => tracing::debug!(%error, "still no remote management"),
+        }
+    }
+}
+
+async fn listen_tcp(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
     let result = match TcpListener::bind(listen).await {
         // A kernel without IPv6 still has every IPv4 address.
         Err(error) if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
@@ -172,13 +203,21 @@ async fn listen_tcp(listen: &str) -> Result<TcpListener, Error> {
         }
         other => other,
     };
-    result.map_err(|error| {
-        Error::new(
-            Category::Network,
-            format!("cannot listen on {listen} for management: {error}"),
-        )
-        .hint("set management.listen in config.toml to a free address and port")
-    })
+    result
+        .and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        })
+        .map_err(|error| {
+            Error::new(
+                Category::Network,
+                format!("cannot listen on {listen} for management: {error}"),
+            )
+            .hint(
+                "set management.listen in config.toml to a free address and port of this machine; \
+                 it is tried again every few seconds",
+            )
+        })
 }
 
 /// Replaces the server certificate at half of its life, and whenever the clock left its validity.

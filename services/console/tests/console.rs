@@ -15,11 +15,13 @@ use aios_console::{
     authority::Authority,
     roles::{self, Role},
 };
+use aios_kit::config::SystemConfig;
 use aios_proto::v1::{
     AuthorizeSshKeyRequest, CheckCallRequest, Empty, ExecuteRequest, GetGoalRequest, GoalRecord,
-    GoalUpdate, GoalView, IssueCertificateReply, LedgerRecord, ListLedgerReply, PowerRequest,
-    RevokeCertificateRequest, SubmitGoalRequest, management_client::ManagementClient,
-    orchestrator_client::OrchestratorClient, tools_client::ToolsClient,
+    GoalUpdate, GoalView, HealthReply, IssueCertificateReply, LedgerRecord, ListLedgerReply,
+    MemoryHealthReply, PowerRequest, RevokeCertificateRequest, StatusReply, SubmitGoalRequest,
+    management_client::ManagementClient, orchestrator_client::OrchestratorClient,
+    tools_client::ToolsClient,
 };
 use prost::Message as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
@@ -583,4 +585,106 @@ async fn one_caller_cannot_use_the_console_up() {
     silent.readable().await.unwrap();
     let mut byte = [0];
     assert!(matches!(silent.try_read(&mut byte), Ok(0) | Err(_)));
+}
+
+/// Status as the administrator at the console sees it, once the console answers.
+async fn local_status(ground: &Ground) -> StatusReply {
+    for _ in 0..250 {
+        let mut client = ManagementClient::new(ground.local());
+        if let Ok(reply) = client.status(Empty {}).await {
+            return reply.into_inner();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the console does not answer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_settings_are_the_first_problem_and_named_once() {
+    let ground = Ground::new();
+    let _fakes = ground.fakes();
+    std::fs::write(
+        ground.paths.config_file(),
+        "[management]\nlistn = \"[::]:1\"\n",
+    )
+    .unwrap();
+    let reason = SystemConfig::load_or_safe(&ground.paths.config_file())
+        .problem
+        .unwrap()
+        .to_string();
+    ground.log.answer(
+        "/aios.v1.Memory/MemoryHealth",
+        &MemoryHealthReply {
+            health: Some(HealthReply {
+                state: "degraded".into(),
+                reason,
+                ..HealthReply::default()
+            }),
+            ..MemoryHealthReply::default()
+        },
+    );
+    let _console = start(&ground);
+    let status = local_status(&ground).await;
+    assert_eq!(status.state, "degraded");
+    let named: Vec<&String> = status
+        .problems
+        .iter()
+        .filter(|problem| problem.contains("config.toml:2:1: "))
+        .collect();
+    assert_eq!(named.len(), 1, "{:?}", status.problems);
+    assert_eq!(named[0], &status.problems[0]);
+    assert!(named[0].contains("did you mean `listen`?"), "{named:?}");
+    let error = ManagementClient::new(ground.local())
+        .get_config(Empty {})
+        .await
+        .unwrap_err();
+    assert!(error.message().contains("config.toml:2:1: "), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_cannot_be_listened_on_leaves_the_local_way_open() {
+    let ground = Ground::new();
+    let _fakes = ground.fakes();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    std::fs::write(
+        ground.paths.config_file(),
+        format!("[management]\nlisten = \"{address}\"\n"),
+    )
+    .unwrap();
+    let notify = std::os::unix::net::UnixDatagram::bind(ground.dir.path().join("notify")).unwrap();
+    notify
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let told = || {
+        let mut buffer = [0; 4096];
+        let length = notify.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_aios-console"))
+        .arg("--etc")
+        .arg(&ground.paths.etc)
+        .arg("--run")
+        .arg(&ground.paths.run)
+        .arg("--state")
+        .arg(&ground.paths.state)
+        .env("NOTIFY_SOCKET", ground.dir.path().join("notify"))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let first = told();
+    local_status(&ground).await;
+    drop(taken);
+    let second = told();
+    let reachable = std::net::TcpStream::connect(address).is_ok();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(first.contains("READY=1"), "{first}");
+    assert!(
+        first.contains(&format!("STATUS=degraded: cannot listen on {address}")),
+        "{first}"
+    );
+    assert!(first.contains("set management.listen"), "{first}");
+    assert_eq!(second.trim(), format!("STATUS=management on {address}"));
+    assert!(reachable);
 }

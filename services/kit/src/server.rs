@@ -68,6 +68,12 @@ pub fn notify_ready(status: &str) {
     }
 }
 
+/// Tells PID 1 why this daemon cannot start, so that the boot report and `aios status` say it too,
+/// even when it is this daemon that would be asked for its health.
+pub fn notify_failure(error: &dyn std::fmt::Display) {
+    notify_status(&format!("cannot start: {error}"));
+}
+
 /// Tells PID 1 what this daemon is doing, for `aios service status`.
 pub fn notify_status(status: &str) {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Status(status)]) {

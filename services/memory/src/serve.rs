@@ -16,7 +16,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// Serves `memory.sock` until `stop` ends.
 ///
 /// # Errors
-/// When the configuration is wrong, the database or the socket cannot be used, or the writer died.
+/// When the identities are wrong, the database or the socket cannot be used, or the writer died.
 pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let mut stop = pin!(stop);
     // Asked once before anything is open: from here on it listens, and a signal is not missed.
@@ -24,18 +24,22 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
         return Ok(());
     }
     let identities = Arc::new(Identities::load(&paths.identities_file())?);
-    let config = SystemConfig::load(&paths.config_file())?;
+    let loaded = SystemConfig::load_or_safe(&paths.config_file());
     let dir = paths.state.join("memory");
     let (store, writer) = tokio::task::spawn_blocking(move || Store::open(&dir))
         .await
         .map_err(|error| Error::new(Category::Internal, format!("opening failed: {error}")))??;
     let ring = Arc::new(Ring::new(
-        config.memory.operational_max_entries,
+        loaded.config.memory.operational_max_entries,
         store.start(),
     ));
     let incoming = server::bind(&paths.socket("memory"))?;
-    let service = MemoryServer::new(MemoryService::new(store.clone(), ring.clone()))
-        .max_decoding_message_size(server::MAX_MESSAGE_BYTES);
+    let service = MemoryServer::new(MemoryService::new(
+        store.clone(),
+        ring.clone(),
+        loaded.problem.clone(),
+    ))
+    .max_decoding_message_size(server::MAX_MESSAGE_BYTES);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut serving = tokio::spawn(
         Server::builder()
@@ -46,7 +50,7 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
                 drop(stopped.await);
             }),
     );
-    server::notify_ready("working memory is open");
+    server::notify_ready(&loaded.status("working memory is open"));
     tracing::info!("serving");
     let ended = tokio::select! {
         () = &mut stop => Ok(()),

@@ -40,18 +40,20 @@ pub struct MemoryService {
     watchers: Arc<Semaphore>,
     started: Instant,
     resident: Option<ResidentMemory>,
+    settings_problem: Option<Error>,
 }
 
 impl MemoryService {
-    /// Serves `store` and `ring`.
+    /// Serves `store` and `ring`; a problem with the settings is part of the health report.
     #[must_use]
-    pub fn new(store: Store, ring: Arc<Ring>) -> Self {
+    pub fn new(store: Store, ring: Arc<Ring>, settings_problem: Option<Error>) -> Self {
         Self {
             store,
             ring,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             started: Instant::now(),
             resident: ResidentMemory::open().ok(),
+            settings_problem,
         }
     }
 }
@@ -199,10 +201,11 @@ impl Memory for MemoryService {
     async fn memory_health(&self, _request: Request<Empty>) -> Answer<MemoryHealthReply> {
         let totals = self.store.read(|query| query.totals()).await;
         let (entries, max) = self.ring.size();
-        let (state, reason) = match (&totals, self.store.trouble()) {
-            (Err(error), _) => ("failed", format!("{error}; {}", error.hint())),
-            (Ok(_), Some(error)) => ("degraded", format!("{error}; {}", error.hint())),
-            (Ok(_), None) => ("ok", String::new()),
+        let (state, reason) = match (&totals, self.store.trouble(), &self.settings_problem) {
+            (Err(error), ..) => ("failed", format!("{error}; {}", error.hint())),
+            (Ok(_), Some(error), _) => ("degraded", format!("{error}; {}", error.hint())),
+            (Ok(_), None, Some(problem)) => ("degraded", problem.to_string()),
+            (Ok(_), None, None) => ("ok", String::new()),
         };
         let (goals, tasks, decisions) = totals.unwrap_or_default();
         Ok(Response::new(MemoryHealthReply {

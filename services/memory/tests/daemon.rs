@@ -10,7 +10,10 @@ mod common;
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt as _, net::UnixListener},
+    os::unix::{
+        fs::PermissionsExt as _,
+        net::{UnixDatagram, UnixListener},
+    },
     time::{Duration, Instant},
 };
 
@@ -409,13 +412,57 @@ fn bad_databases_and_settings_are_refused_with_what_to_do() {
         "nonsense ".repeat(1000)
     );
 
-    let config = daemon.root.path().join("etc/config.toml");
-    fs::write(&config, "[memory]\noperational_max_entrys = 3\n").unwrap();
+    let identities = daemon.root.path().join("etc/identities.toml");
+    fs::write(&identities, "[deamons]\nmemory = 902\n").unwrap();
+    let notify = UnixDatagram::bind(daemon.root.path().join("notify")).unwrap();
     let (status, said) = daemon.failing();
     assert!(!status.success());
-    assert!(said.contains("config.toml:2:1"), "{said}");
-    assert!(
-        said.contains("did you mean `operational_max_entries`"),
-        "{said}"
-    );
+    assert!(said.contains("identities.toml:1:2"), "{said}");
+    assert!(said.contains("did you mean `daemons`"), "{said}");
+    // PID 1 hears it too, for the boot report.
+    let told = hear(&notify);
+    assert!(told.starts_with("STATUS=cannot start: "), "{told}");
+    assert!(told.contains("identities.toml:1:2"), "{told}");
+}
+
+fn hear(notify: &UnixDatagram) -> String {
+    notify
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut buffer = [0; 4096];
+    let length = notify.recv(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+#[test]
+fn wrong_settings_degrade_it_and_everything_still_answers() {
+    let mut daemon = Daemon::prepare();
+    fs::write(
+        daemon.root.path().join("etc/config.toml"),
+        "[memory]\noperational_max_entrys = 3\n",
+    )
+    .unwrap();
+    let notify = UnixDatagram::bind(daemon.root.path().join("notify")).unwrap();
+    daemon.start();
+    as_uid(&daemon.socket(), CONSOLE, async |mut client| {
+        let reply = client.memory_health(Empty {}).await.unwrap().into_inner();
+        let health = reply.health.unwrap();
+        assert_eq!(health.state, "degraded", "{health:?}");
+        for part in [
+            "config.toml:2:1: ",
+            "did you mean `operational_max_entries`?",
+            "correct the file",
+        ] {
+            assert!(health.reason.contains(part), "{}", health.reason);
+        }
+        assert_eq!(reply.operational_max, 10_000);
+    });
+    let told = hear(&notify);
+    let status = told
+        .lines()
+        .find_map(|line| line.strip_prefix("STATUS="))
+        .unwrap();
+    assert!(status.starts_with("degraded: "), "{told}");
+    assert!(status.contains("config.toml:2:1: "), "{told}");
+    assert!(told.lines().any(|line| line == "READY=1"), "{told}");
 }

@@ -19,6 +19,8 @@ pub struct Context {
     pub paths: Paths,
     /// Settings.
     pub config: SystemConfig,
+    /// Why the settings are the safe ones, if they are.
+    pub settings_problem: Option<String>,
     /// Durable state.
     pub store: Store,
     /// The tools daemon.
@@ -87,7 +89,8 @@ impl Context {
     /// What does not work as it should, for the health report.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let mut problems = self.library.problems.clone();
+        let mut problems: Vec<String> = self.settings_problem.iter().cloned().collect();
+        problems.extend(self.library.problems.iter().cloned());
         let seen = self
             .catalogue
             .lock()

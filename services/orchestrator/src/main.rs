@@ -18,5 +18,6 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init();
     aios_orchestrator::serve(&args.daemon.paths(), server::shutdown_signal())
         .await
+        .inspect_err(|error| server::notify_failure(error))
         .context("aios-orchestrator cannot serve")
 }

@@ -35,10 +35,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// are taken over as soon as memory answers.
 ///
 /// # Errors
-/// When the configuration is wrong or the socket cannot be used.
+/// When the identities are wrong or the socket cannot be used.
 pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let identities = Arc::new(Identities::load(&paths.identities_file())?);
-    let config = SystemConfig::load(&paths.config_file())?;
+    let loaded = SystemConfig::load_or_safe(&paths.config_file());
     let library = Arc::new(Library::load(&paths.etc.join("procedures")));
     for problem in &library.problems {
         tracing::warn!(problem, "a procedure was left out");
@@ -52,8 +52,9 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
     ];
     let ctx = Arc::new(Context {
         paths: paths.clone(),
-        slots: Slots::new(config.goals.max_running),
-        config,
+        slots: Slots::new(loaded.config.goals.max_running),
+        settings_problem: loaded.problem.as_ref().map(ToString::to_string),
+        config: loaded.config.clone(),
         store: store.clone(),
         tools: Tools::new(&paths.socket("tools")),
         agents: agents.clone(),
@@ -81,7 +82,7 @@ pub async fn serve(paths: &Paths, stop: impl Future<Output = ()>) -> Result<(), 
                 drop(stopped.await);
             }),
     );
-    server::notify_ready(&format!("{} procedures", library.len()));
+    server::notify_ready(&loaded.status(&format!("{} procedures", library.len())));
     tracing::info!(procedures = library.len(), "serving");
     tokio::select! {
         () = stop => {}

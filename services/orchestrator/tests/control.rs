@@ -129,6 +129,41 @@ async fn a_denied_or_late_approval_ends_the_goal() {
 }
 
 #[tokio::test]
+async fn with_wrong_settings_every_change_is_asked_for() {
+    let mut machine =
+        Machine::start("[system]\nautonomy_level = \"full\"\n[goals]\nmax_runing = 2\n").await;
+    let health = machine
+        .client
+        .orchestrator_health(v1::Empty {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(health.autonomy_level, "manual");
+    let health = health.health.unwrap();
+    assert_eq!(health.state, "degraded");
+    for part in [
+        "config.toml:4:1: ",
+        "did you mean `max_running`?",
+        "correct the file",
+    ] {
+        assert!(health.reason.contains(part), "{}", health.reason);
+    }
+    let goal = machine
+        .submit("create the file /srv/a with the text b")
+        .await
+        .unwrap();
+    let approval = pending(&mut machine).await;
+    assert!(machine.executed().is_empty(), "it was done unasked");
+    machine
+        .client
+        .decide_approval(as_operator(decision(&approval, true)))
+        .await
+        .unwrap();
+    machine.reaches(&goal.id, "completed").await;
+    assert_eq!(machine.executed().first().unwrap(), "fs.write");
+}
+
+#[tokio::test]
 async fn a_cancel_stops_what_runs_and_tells_what_was_done() {
     let mut machine = Machine::start("").await;
     machine

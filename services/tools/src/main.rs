@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            server::notify_failure(&format_args!("{error:#}"));
             tracing::error!("aios-tools cannot run: {error:#}");
             eprintln!("aios-tools: {error:#}");
             ExitCode::FAILURE

@@ -1,5 +1,7 @@
 //! The five phases, and what is wrong with the machine.
 
+use std::collections::BTreeMap;
+
 use aios_init_protocol::{BootReport, PhaseReport, UnitState, UnitTimes};
 
 use super::{Action, Level, Origin, Settings, Supervisor, entry::Entry};
@@ -209,11 +211,22 @@ impl Supervisor {
     }
 
     fn problems(&self) -> Vec<String> {
-        let units = self
-            .entries
-            .values()
-            .filter_map(|entry| self.problem_of(entry));
-        self.boot.lasting.iter().cloned().chain(units).collect()
+        let mut problems = self.boot.lasting.clone();
+        // Several units can be degraded for the same reason, which is then said once.
+        let mut degraded: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for entry in self.entries.values() {
+            if entry.degraded() && !entry.unit.optional {
+                let names = degraded.entry(&entry.status_text).or_default();
+                names.push(&entry.unit.name);
+            } else {
+                problems.extend(self.problem_of(entry));
+            }
+        }
+        let together = degraded
+            .into_iter()
+            .map(|(reason, names)| format!("{}: {reason}", names.join(", ")));
+        problems.extend(together);
+        problems
     }
 
     /// Keeps the report up to date and asks for it to be stored when it changed.

@@ -65,6 +65,10 @@ impl Supervisor {
         entry.pid = 0;
         if !(was_killed && entry.state == UnitState::Starting) {
             entry.last_exit = exit.to_string();
+            // What it said before it was ready is why it never became so.
+            if entry.state == UnitState::Starting && !entry.status_text.is_empty() {
+                entry.last_exit = format!("{exit}: {}", entry.status_text);
+            }
         }
         let (state, restart) = (entry.state, entry.unit.restart);
         let one_shot = entry.unit.readiness == Readiness::Exit;

@@ -90,7 +90,7 @@ impl Daemon {
                 .arg(self.root.path().join(name));
         }
         command
-            .env_remove("NOTIFY_SOCKET")
+            .env("NOTIFY_SOCKET", self.root.path().join("notify"))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         command

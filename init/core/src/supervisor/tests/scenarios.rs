@@ -130,6 +130,48 @@ fn a_unit_that_says_it_is_degraded_degrades_until_it_says_otherwise() {
 }
 
 #[test]
+fn one_reason_of_several_units_is_a_problem_once() {
+    let mut world = world(&[("memory", ""), ("runtime", ""), ("tools", "")], &[]).boot();
+    for (unit, status) in [
+        ("memory", "degraded: config.toml:2:1: no such key"),
+        ("runtime", "degraded: config.toml:2:1: no such key"),
+        ("tools", "degraded: the ledger does not verify"),
+    ] {
+        world.tell(Event::Notified {
+            unit: unit.into(),
+            notification: Notification {
+                ready: false,
+                status: Some(status.into()),
+            },
+        });
+    }
+    assert_eq!(
+        world.supervisor.boot_report().problems,
+        [
+            "memory, runtime: degraded: config.toml:2:1: no such key",
+            "tools: degraded: the ledger does not verify"
+        ]
+    );
+}
+
+#[test]
+fn what_a_unit_said_before_it_gave_up_is_in_the_report() {
+    let mut world = world(&[("tools", "")], &[("tools", Behaviour::Mute)]).boot();
+    let said = "cannot start: policy.toml:3:1: no such key";
+    world.tell(Event::Notified {
+        unit: "tools".into(),
+        notification: Notification {
+            ready: false,
+            status: Some(said.into()),
+        },
+    });
+    world.machine.end("tools", Exit::Status(78));
+    world.tell(Event::Tick);
+    let problems = world.supervisor.boot_report().problems;
+    assert_eq!(problems, [format!("tools failed: exit status 78: {said}")]);
+}
+
+#[test]
 fn an_optional_unit_never_degrades_and_an_unawaited_one_is_not_waited_for() {
     let units = [
         ("network", "phase = \"autonomy\"\noptional = true"),
