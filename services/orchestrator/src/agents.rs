@@ -25,6 +25,8 @@ use crate::{
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// After how many missed heartbeats it counts as failed.
 const MISSED: u32 = 3;
+/// How long after a start agents that were there before may take to be heard of again.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Tasks of one agent at most, whatever it says.
 const MAX_TASKS: u32 = 64;
 /// Patterns and families that one agent may bring.
@@ -58,6 +60,7 @@ struct State {
 /// All agents of this machine.
 #[derive(Debug, Clone)]
 pub struct Agents {
+    started: Instant,
     state: Arc<Mutex<State>>,
     changed: mpsc::UnboundedSender<AgentState>,
 }
@@ -96,6 +99,7 @@ impl Agents {
             })
             .collect();
         Self {
+            started: Instant::now(),
             state: Arc::new(Mutex::new(State {
                 agents,
                 ..State::default()
@@ -260,6 +264,14 @@ impl Agents {
             };
             *counter = counter.saturating_add(1);
         }
+    }
+
+    /// Whether every agent that is expected has been heard of since this daemon started, or has had
+    /// the time for it. Until then, what the others hold does not say who may do a thing.
+    #[must_use]
+    pub fn are_settled(&self) -> bool {
+        self.started.elapsed() > SETTLE
+            || self.lock().agents.values().all(|agent| agent.heard.is_some())
     }
 
     /// The agents that hold a pattern for this capability, the best for it first: those that name the

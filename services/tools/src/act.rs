@@ -393,8 +393,21 @@ impl Act {
             return Err(error);
         }
         let late = self.settle();
+        let reached = call.state;
         call.finish(&outcome, micros(started));
         let mut detail = outcome.detail(true, call.duration_us);
+        if outcome.name != "ok" && self.context.cancelled.load(Ordering::Relaxed) {
+            // Its caller has gone, perhaps killed, and nobody was told. Whoever asks again with the
+            // same key must not get this as the answer: the call is one that was cut short.
+            call.state = match reached {
+                State::Intended => State::Intended,
+                _ => {
+                    self.engine.interrupted.fetch_add(1, Ordering::Relaxed);
+                    State::Interrupted
+                }
+            };
+            detail["caller_gone"] = Value::Bool(true);
+        }
         if late {
             detail["late"] = Value::Bool(true);
         }

@@ -75,6 +75,17 @@ pub async fn prepare(
                     shown(&step.args),
                     reply.reason
                 );
+                if let Some(slot) = plan.steps.get_mut(index) {
+                    slot.checked = Some(Checked {
+                        risk: reply.risk,
+                        action_hash: reply.action_hash,
+                        policy: Verdict::Deny,
+                        agent,
+                        capabilities: reply.capabilities,
+                        deadline_ms: reply.deadline_ms,
+                        reason: reply.reason,
+                    });
+                }
                 return Ok(Prepared::Refused(reason, Some(plan)));
             }
             _ => {
@@ -177,9 +188,9 @@ async fn check(
         .iter()
         .filter_map(|text| capability_of(text))
         .collect();
-    let infos = ctx.agents.infos();
     let holds = |name: &String| {
-        infos
+        ctx.agents
+            .infos()
             .iter()
             .find(|info| info.name == *name)
             .is_some_and(|info| {
@@ -193,14 +204,22 @@ async fn check(
                     .all(|need| patterns.iter().any(|pattern| pattern.gives(need, false)))
             })
     };
-    if !needed.is_empty()
-        && !holds(&first)
-        && let Some(other) = candidates.iter().skip(1).find(|name| holds(name))
-    {
-        let second = ask(other.clone()).await?;
-        return Ok(Ok((other.clone(), second)));
+    if needed.is_empty() || holds(&first) {
+        return Ok(Ok((first, reply)));
     }
-    Ok(Ok((first, reply)))
+    // Right after a start the agent that holds it may be about to come back.
+    loop {
+        let settled = ctx.agents.are_settled();
+        let others = ctx.agents.candidates(&capability);
+        if let Some(other) = others.iter().find(|name| **name != first && holds(name)) {
+            let second = ask(other.clone()).await?;
+            return Ok(Ok((other.clone(), second)));
+        }
+        if settled {
+            return Ok(Ok((first, reply)));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn capability_of(text: &str) -> Option<Capability> {
