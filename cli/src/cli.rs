@@ -10,8 +10,8 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 refused or denied; 4 machine or daemon unreachable;
 5 no such thing; 6 not done within the time to wait.
 
-Which machine: --profile, else $AIOS_PROFILE, else this machine's own socket when there is one, else the
-profile `default`. A profile is a directory, or a name below ~/.config/aios/profiles.";
+Which machine: --profile, else $AIOS_PROFILE, else this machine's own socket when there is one,
+else the profile `default`. A profile is a directory, or a name below ~/.config/aios/profiles.";
 
 /// State a goal, see what the machine does about it, take it back.
 #[derive(Debug, Parser)]
@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Memory(MemoryCommand),
     /// The last lines that a unit wrote
     Logs {
-        /// Name of the unit, such as aios-tools
+        /// Name of the unit, such as tools
         unit: String,
         /// How many lines
         #[arg(long, short = 'n', default_value_t = 100)]

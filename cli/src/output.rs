@@ -65,8 +65,13 @@ pub(crate) fn problem(failure: &Failure, as_json: bool) {
         note(format!("      {}", detail.hint));
     }
     if as_json {
-        document(&json!({ "error": error_value(failure) }));
+        document(&error_document(failure));
     }
+}
+
+/// The document that stands for a result that is not there.
+pub(crate) fn error_document(failure: &Failure) -> Value {
+    json!({ "error": error_value(failure) })
 }
 
 /// A problem as JSON.

@@ -4,7 +4,7 @@
 use std::{io, time::Duration};
 
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     cli::{Cli, Command, Global, GoalCommand, GoalRun, ShellArgs},
@@ -17,6 +17,8 @@ use crate::{
 const MAX_LINE_BYTES: usize = 16 << 10;
 /// Longest wait for the status at the beginning.
 const BANNER_LIMIT: Duration = Duration::from_secs(12);
+
+const PROMPT: &str = "aios> ";
 
 const HELP: &str = "\
 Say what you want done, in your own words, or give a command:
@@ -45,13 +47,14 @@ pub(crate) fn run(global: &Global, arguments: ShellArgs) -> Result<Exit, Failure
     if let Some(command) = arguments.command {
         return once(&runtime, global, &command);
     }
-    // From here on Ctrl-C ends what runs, and never the prompt itself.
-    let _interrupts = runtime.block_on(async { signal(SignalKind::interrupt()) });
+    // From here on Ctrl-C ends what runs or drops what was typed, and never the prompt itself.
+    let mut interrupts = runtime
+        .block_on(async { signal(SignalKind::interrupt()) })
+        .map_err(|error| Failure::failed(format!("cannot listen for Ctrl-C: {error}")))?;
     runtime.block_on(banner(global));
-    let mut input = io::stdin().lock();
     loop {
-        output::prompt("aios> ");
-        let Some(line) = read_line(&mut input)? else {
+        output::prompt(PROMPT);
+        let Some(line) = runtime.block_on(typed(&mut interrupts))? else {
             output::line("");
             return Ok(Exit::Ok);
         };
@@ -64,10 +67,7 @@ pub(crate) fn run(global: &Global, arguments: ShellArgs) -> Result<Exit, Failure
             }
             Ok(Line::Command(words)) => words,
             Ok(Line::Goal(text)) => {
-                let goal = goal(text);
-                drop(input);
-                finish(&runtime, global, goal);
-                input = io::stdin().lock();
+                finish(&runtime, global, goal(text));
                 continue;
             }
             Err(failure) => {
@@ -76,13 +76,27 @@ pub(crate) fn run(global: &Global, arguments: ShellArgs) -> Result<Exit, Failure
             }
         };
         match parse(global, &words) {
-            Ok(Some((global, command))) => {
-                drop(input);
-                finish(&runtime, &global, command);
-                input = io::stdin().lock();
-            }
+            Ok(Some((global, command))) => finish(&runtime, &global, command),
             Ok(None) => {}
             Err(failure) => output::problem(&failure, false),
+        }
+    }
+}
+
+/// A line as it is typed. The terminal drops what stood before Ctrl-C, so the prompt is shown anew.
+async fn typed(interrupts: &mut Signal) -> Result<Option<String>, Failure> {
+    let mut line = tokio::task::spawn_blocking(|| read_line(&mut io::stdin().lock()));
+    loop {
+        tokio::select! {
+            read = &mut line => {
+                return read.unwrap_or_else(|error| {
+                    Err(Failure::failed(format!("cannot read the input: {error}")))
+                });
+            }
+            _ = interrupts.recv() => {
+                output::line("");
+                output::prompt(PROMPT);
+            }
         }
     }
 }
@@ -132,8 +146,14 @@ fn parse(global: &Global, words: &[String]) -> Result<Option<(Global, Command)>,
             output::line(error.to_string().trim_end());
             Ok(None)
         }
-        Err(error) => Err(Failure::usage(error.to_string().trim_end().to_owned())
-            .hint("if you meant it as a goal, say: goal run …")),
+        Err(error) => Err(Failure::usage(
+            error
+                .to_string()
+                .trim_start_matches("error: ")
+                .trim_end()
+                .to_owned(),
+        )
+        .hint("if you meant it as a goal, say: goal run …")),
     }
 }
 
@@ -157,12 +177,16 @@ fn goal(text: String) -> Command {
 }
 
 fn finish(runtime: &tokio::runtime::Runtime, global: &Global, command: Command) {
+    // To stop watching events ends nothing but the watching.
+    let goes_on = matches!(command, Command::Goal { .. } | Command::Tool(_));
     let result = runtime.block_on(async {
         tokio::select! {
             result = commands::run(global, command) => result,
             _ = tokio::signal::ctrl_c() => {
                 output::line("");
-                output::note("stopped waiting; what was asked for goes on (`goal list`)");
+                if goes_on {
+                    output::note("stopped waiting; what was asked for goes on (`goal list`)");
+                }
                 Ok(Exit::Ok)
             }
         }

@@ -80,7 +80,8 @@ pub(crate) fn time(ms: u64) -> String {
 
 /// Text that may come from anywhere, safe for a terminal: no control characters but line breaks.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
+    text.replace("\r\n", "\n")
+        .chars()
         .map(|c| match c {
             '\n' | '\t' => c,
             c if c.is_control() => '\u{fffd}',
@@ -127,6 +128,38 @@ pub(crate) fn arguments(json: &str) -> String {
         );
     }
     text
+}
+
+/// The heart of a result on one line: plain values, and of lists how long they are.
+pub(crate) fn outcome(json: &str) -> String {
+    const MOST: usize = 6;
+    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(json) else {
+        return shortened(json, 120);
+    };
+    let mut parts = Vec::new();
+    for (name, value) in &fields {
+        match value {
+            Value::Null | Value::Bool(false) => {}
+            Value::String(text) if text.is_empty() => {}
+            Value::Array(items) => parts.push(format!("{name}: {}", items.len())),
+            Value::Object(inner) if inner.is_empty() => {}
+            Value::Object(_) => parts.push(format!("{name}: …")),
+            Value::String(text) => {
+                let quoted = if text.contains(char::is_whitespace) {
+                    format!("{:?}", shortened(text, 40))
+                } else {
+                    shortened(text, 40)
+                };
+                parts.push(format!("{name}={quoted}"));
+            }
+            other => parts.push(format!("{name}={other}")),
+        }
+    }
+    if parts.len() > MOST {
+        parts.truncate(MOST);
+        parts.push("…".to_owned());
+    }
+    parts.join(" ")
 }
 
 /// Columns as wide as their widest cell; the last one is not padded.
@@ -186,6 +219,7 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_that_could_steer_it() {
         assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\n");
+        assert_eq!(printable("a\r\nb\rc"), "a\nb\u{fffd}c");
         assert_eq!(shortened("a\nb\x07c", 10), "a b\u{fffd}c");
         assert_eq!(shortened("abcdef", 4), "abc…");
     }
@@ -197,6 +231,18 @@ mod tests {
             r#"path=/srv/x content="a b" n=3"#
         );
         assert_eq!(arguments("not json"), "not json");
+    }
+
+    #[test]
+    fn a_result_is_told_in_short() {
+        assert_eq!(
+            outcome(
+                r#"{"path":"/x","entries":[1,2],"content":"a b","none":null,"cut":false,"facts":{"a":1}}"#
+            ),
+            r#"path=/x entries: 2 content="a b" facts: …"#
+        );
+        assert_eq!(outcome("[]"), "[]");
+        assert!(outcome(r#"{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7}"#).ends_with("f=6 …"));
     }
 
     #[test]

@@ -176,6 +176,35 @@ async fn without_a_machine_it_helps_and_says_what_is_missing() {
     let json = aios(&["status", "--json"]).await;
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["error"]["exit_code"], 4);
+    // Whatever is wrong, a goal asked for as JSON is one object, and any other command one document.
+    for wrong in [
+        &["goal", "run", "--json", "--", ""][..],
+        &[
+            "goal",
+            "run",
+            "--json",
+            "--deadline",
+            "0s",
+            "--",
+            "list /srv",
+        ],
+        &["goal", "run", "--json", "--", "list /srv"],
+    ] {
+        let output = aios(wrong).await;
+        let goal: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for field in ["goal", "status", "result", "steps"] {
+            assert!(goal.get(field).is_some(), "{wrong:?}: {goal:#}");
+        }
+        assert_eq!(goal["status"], "failed");
+        assert_eq!(
+            Some(goal["error"]["exit_code"].as_i64().unwrap()),
+            output.status.code().map(i64::from)
+        );
+    }
+    let usage = aios(&["--json", "goal", "run", "--priority", "99", "a b"]).await;
+    assert_eq!(usage.status.code(), Some(2));
+    let usage: Value = serde_json::from_slice(&usage.stdout).unwrap();
+    assert_eq!(usage["error"]["exit_code"], 2);
     for shell in ["bash", "zsh", "fish"] {
         assert!(
             out(&aios(&["completions", shell]).await).contains("aios"),
@@ -491,6 +520,8 @@ async fn first_enrolment_over_a_serial_port_gives_a_working_profile() {
     );
     let denied = remote(&["--profile", reader, "goal", "do something", "--json"]).await;
     assert_eq!(denied.status.code(), Some(3), "{denied:?}");
+    let denied: Value = serde_json::from_slice(&denied.stdout).unwrap();
+    assert_eq!(denied["status"], "refused");
     let revoked = remote(&["cert", "revoke", issued["serial"].as_str().unwrap()]).await;
     assert_eq!(revoked.status.code(), Some(0), "{revoked:?}");
     assert_eq!(

@@ -70,18 +70,37 @@ pub(crate) fn record_line(record: &LedgerRecord) -> String {
     } else {
         format!("{} via {}", record.principal, record.agent)
     };
-    let what = if record.tool.is_empty() {
-        texts::arguments(&record.detail_json)
-    } else {
-        format!("{} {}", record.tool, texts::arguments(&record.detail_json))
-    };
+    let what = format!("{} {}", record.tool, detail(&record.detail_json));
+    let what = what.trim();
     format!(
         "{:>6}  {}  {:<10} {who}  {}",
         record.seq,
         texts::time(record.time_ms),
         record.kind,
-        texts::shortened(&what, 160)
+        texts::shortened(what, 160)
     )
+}
+
+/// What a record says, for a person: hashes, keys and times are for `--json`. A summary says it all.
+fn detail(json: &str) -> String {
+    const FOR_MACHINES: [&str; 8] = [
+        "action_hash",
+        "approval_id",
+        "capabilities",
+        "expires_ms",
+        "fingerprint",
+        "key",
+        "process",
+        "sha256",
+    ];
+    let serde_json::Value::Object(mut fields) = output::value(json) else {
+        return texts::arguments(json);
+    };
+    if let Some(summary) = fields.get("summary").and_then(serde_json::Value::as_str) {
+        return summary.to_owned();
+    }
+    fields.retain(|name, _| !FOR_MACHINES.contains(&name.as_str()));
+    texts::arguments(&serde_json::Value::Object(fields).to_string())
 }
 
 async fn verify(global: &Global, machine: &Machine) -> Result<Exit, Failure> {

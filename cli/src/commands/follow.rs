@@ -220,7 +220,7 @@ fn task_line(task: &TaskRecord) -> Option<String> {
             };
             format!("  [ run] {what} (agent {}{again})", task.agent)
         }
-        "completed" => format!("  [done] {what} {}", texts::arguments(&task.result_json)),
+        "completed" => format!("  [done] {what} {}", texts::outcome(&task.result_json)),
         "failed" => format!("  [FAIL] {what}: {}", error_text(&task.error_json)),
         "refused" => format!("  [ NO ] {what}: {}", error_text(&task.error_json)),
         "skipped" | "cancelled" => format!("  [skip] {what}"),
@@ -252,16 +252,16 @@ pub(crate) fn ending(view: &GoalView) -> String {
     let Some(goal) = &view.goal else {
         return "no such goal".to_owned();
     };
-    let words = if goal.result.is_empty() {
-        &goal.reason
-    } else {
-        &goal.result
-    };
-    let mut text = if words.is_empty() {
-        goal.status.clone()
-    } else {
-        format!("{}: {words}", goal.status)
-    };
+    // Of a goal that did not succeed, first why, then what was done before.
+    let mut text = goal.status.clone();
+    let mut mark = ": ";
+    for words in [&goal.reason, &goal.result] {
+        if !words.is_empty() {
+            text.push_str(mark);
+            text.push_str(words);
+            mark = "\n";
+        }
+    }
     if !has_ended(goal) {
         text.push_str(&format!(
             "\nit goes on; `aios goal follow {}` shows how",
@@ -288,18 +288,29 @@ pub(crate) fn plan_text(plan: &PlanGoalReply) -> String {
         } else {
             ""
         };
-        let mut notes = vec![format!("risk {}", step.risk)];
+        let mut notes = Vec::new();
+        if step.policy != "deny" && step.risk.is_empty() {
+            notes.push("not checked".to_owned());
+        } else if !step.risk.is_empty() {
+            notes.push(format!("risk {}", step.risk));
+        }
         if !step.policy.is_empty() && step.policy != "allow" {
-            notes.push(step.policy.clone());
+            notes.push(
+                match step.policy.as_str() {
+                    "deny" => "denied",
+                    "ask" => "needs approval",
+                    other => other,
+                }
+                .to_owned(),
+            );
         }
         if !step.depends_on.is_empty() {
             notes.push(format!("after {}", step.depends_on.join(", ")));
         }
         text.push_str(&format!(
-            "\n  {}  {check}{} {}  ({})",
+            "\n  {}  {}  ({})",
             step.id,
-            step.tool,
-            texts::arguments(&step.args_json),
+            format!("{check}{} {}", step.tool, texts::arguments(&step.args_json)).trim_end(),
             notes.join("; ")
         ));
         if !step.reason.is_empty() && step.policy == "deny" {
@@ -380,6 +391,53 @@ mod tests {
         );
         assert_eq!(task_line(&task("pending")), None);
         assert_eq!(error_text(""), "no reason given");
+    }
+
+    #[test]
+    fn a_failure_says_why_before_what_was_done() {
+        let goal = GoalRecord {
+            id: "g".into(),
+            status: "failed".into(),
+            reason: "the disk is full".into(),
+            result: "nothing was done".into(),
+            ..GoalRecord::default()
+        };
+        let text = ending(&GoalView {
+            goal: Some(goal),
+            ..GoalView::default()
+        });
+        assert!(
+            text.starts_with("failed: the disk is full\nnothing was done\n`aios goal trace g`"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_plan_says_what_was_not_checked_and_what_was_denied() {
+        let step = |id: &str, risk: &str, policy: &str| aios_proto::v1::PlanStep {
+            id: id.into(),
+            tool: "hw.info".into(),
+            args_json: "{}".into(),
+            risk: risk.into(),
+            policy: policy.into(),
+            ..aios_proto::v1::PlanStep::default()
+        };
+        let text = plan_text(&PlanGoalReply {
+            planner: "procedure".into(),
+            source: "x".into(),
+            steps: vec![
+                step("a", "low", "allow"),
+                step("b", "high", "ask"),
+                step("c", "", "deny"),
+                step("d", "", ""),
+            ],
+            ..PlanGoalReply::default()
+        });
+        assert_eq!(
+            text,
+            "plan by procedure x\n  a  hw.info  (risk low)\n  b  hw.info  (risk high; needs approval)\n  \
+             c  hw.info  (denied)\n  d  hw.info  (not checked)"
+        );
     }
 
     #[test]

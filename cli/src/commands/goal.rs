@@ -74,8 +74,15 @@ fn goal_text(words: &[String]) -> Result<String, Failure> {
 }
 
 async fn submit(global: &Global, goal: GoalRun) -> Result<Exit, Failure> {
-    let text = goal_text(&goal.text)?;
+    let text = goal.text.join(" ").trim().to_owned();
     let submitted = async {
+        goal_text(&goal.text)?;
+        if goal.deadline.is_some_and(|time| time.is_zero()) {
+            return Err(
+                Failure::usage("the deadline is over before the goal is stated")
+                    .hint("give it a time, such as --deadline 10m"),
+            );
+        }
         let machine = connect(global).await?;
         let request = SubmitGoalRequest {
             text: text.clone(),

@@ -5,7 +5,10 @@ use aios_proto::v1::{GoalRecord, GoalView, PlanStep, TaskRecord};
 use serde_json::{Value, json};
 
 use super::goal::plan_of;
-use crate::{failure::Failure, output};
+use crate::{
+    failure::{Exit, Failure},
+    output,
+};
 
 /// A goal with its plan and steps. Steps that never became tasks (because the plan was refused) come
 /// from the plan.
@@ -51,7 +54,12 @@ pub(crate) fn record(goal: &GoalRecord) -> Value {
 pub(crate) fn failure(text: &str, failure: &Failure) -> Value {
     let mut object = record(&GoalRecord {
         text: text.to_owned(),
-        status: "failed".to_owned(),
+        status: if failure.exit == Exit::Denied {
+            "refused"
+        } else {
+            "failed"
+        }
+        .to_owned(),
         reason: failure.to_string(),
         ..GoalRecord::default()
     });

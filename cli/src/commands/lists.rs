@@ -119,18 +119,23 @@ pub(crate) async fn memory(global: &Global, command: MemoryCommand) -> Result<Ex
     let machine = connect(global).await?;
     match command {
         MemoryCommand::Events { kind, goal, limit } => {
+            // The oldest come first and the ring is bounded, so the newest are the end of all.
             let request = ListEventsRequest {
                 after_seq: 0,
-                limit,
+                limit: u32::MAX,
                 kind: kind.unwrap_or_default(),
                 goal_id: goal.unwrap_or_default(),
             };
-            let reply = repeatable(|| {
+            let mut reply = repeatable(|| {
                 let mut client = machine.memory();
                 let request = request.clone();
                 async move { client.list_events(request).await }
             })
             .await?;
+            newest(
+                &mut reply.events,
+                usize::try_from(limit).unwrap_or(usize::MAX),
+            );
             if global.json {
                 output::json(&reply);
             } else {
@@ -162,9 +167,19 @@ pub(crate) async fn memory(global: &Global, command: MemoryCommand) -> Result<Ex
     Ok(Exit::Ok)
 }
 
+/// Keeps the last ones.
+fn newest<T>(items: &mut Vec<T>, count: usize) {
+    items.drain(..items.len().saturating_sub(count));
+}
+
 fn event_line(event: &MemoryEvent) -> String {
+    let goal = if event.goal_id.is_empty() {
+        String::new()
+    } else {
+        format!("  (goal {})", event.goal_id)
+    };
     format!(
-        "{}  {:<8} {:<13} {}",
+        "{}  {:<8} {:<13} {}{goal}",
         texts::time(event.time_ms),
         event.kind,
         event.source,
@@ -228,5 +243,33 @@ pub(crate) async fn events(
             request.after_seq = 0;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_the_last() {
+        let mut items = vec![1, 2, 3];
+        newest(&mut items, 2);
+        assert_eq!(items, [2, 3]);
+        newest(&mut items, 5);
+        assert_eq!(items, [2, 3]);
+        newest(&mut items, 0);
+        assert!(items.is_empty());
+    }
+
+    #[test]
+    fn an_event_names_its_goal() {
+        let event = MemoryEvent {
+            kind: "goal".into(),
+            source: "orchestrator".into(),
+            summary: "the goal is received".into(),
+            goal_id: "g-1".into(),
+            ..MemoryEvent::default()
+        };
+        assert!(event_line(&event).ends_with("the goal is received  (goal g-1)"));
     }
 }
