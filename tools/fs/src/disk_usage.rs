@@ -119,7 +119,9 @@ impl Tool for FsDiskUsage {
         if Kind::of(&top) == Kind::Directory {
             let dir = root.directory(&args.path)?;
             walk.run(dir, &mut |visit| {
-                if visit.stat.st_dev != top.st_dev {
+                // Only a directory says that a file system begins: the files of an overlay have the
+                // device of the layer that they are in.
+                if visit.stat.st_dev != top.st_dev && Kind::of(visit.stat) == Kind::Directory {
                     mounted_below.push(root::join(&args.path, visit.relative));
                     return Ok(Next::Past);
                 }
