@@ -135,6 +135,13 @@ fn filter(lines: Vec<String>, args: &LogsArgs, earliest: Option<Timestamp>) -> V
     let mut time = None;
     lines
         .into_iter()
+        .map(|line| {
+            // Programs that believe to write to a terminal end their lines with both characters.
+            let plain = line.trim_end_matches('\r').len();
+            let mut line = line;
+            line.truncate(plain);
+            line
+        })
         .filter(|line| {
             if earliest.is_none() && args.level.is_none() {
                 return true;
