@@ -93,6 +93,7 @@ pub struct Error {
     hint: String,
     retryable: bool,
     retry_after: Option<Duration>,
+    missing: bool,
 }
 
 impl Error {
@@ -104,6 +105,16 @@ impl Error {
             hint: String::new(),
             retryable: category.usually_retryable(),
             retry_after: None,
+            missing: false,
+        }
+    }
+
+    /// What the request names is not there: a request that is wrong, with a status of its own, by
+    /// which a caller can tell it from one that can never be right.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            missing: true,
+            ..Self::new(Category::Validation, message)
         }
     }
 
@@ -161,9 +172,9 @@ impl Error {
             message: self.message.clone(),
             hint: self.hint.clone(),
             retryable: self.retryable,
-            retry_after_ms: self
-                .retry_after
-                .map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            retry_after_ms: self.retry_after.map_or(0, |after| {
+                u64::try_from(after.as_millis()).unwrap_or(u64::MAX)
+            }),
         }
     }
 }
@@ -189,13 +200,19 @@ impl From<ErrorDetail> for Error {
             retryable: detail.retryable,
             retry_after: (detail.retry_after_ms > 0)
                 .then(|| Duration::from_millis(detail.retry_after_ms)),
+            missing: false,
         }
     }
 }
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let mut status = Status::new(error.category.code(), error.to_string());
+        let code = if error.missing {
+            Code::NotFound
+        } else {
+            error.category.code()
+        };
+        let mut status = Status::new(code, error.to_string());
         status.metadata_mut().insert_bin(
             ERROR_METADATA,
             MetadataValue::from_bytes(&error.detail().encode_to_vec()),
@@ -212,7 +229,10 @@ impl From<Status> for Error {
             .and_then(|value| value.to_bytes().ok())
             .and_then(|bytes| ErrorDetail::decode(bytes).ok());
         if let Some(detail) = detail {
-            return detail.into();
+            return Self {
+                missing: status.code() == Code::NotFound,
+                ..detail.into()
+            };
         }
         // Which code the transport gives to a connection that broke depends on the moment in which
         // it broke; a status that a daemon has sent has no source.
@@ -238,6 +258,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_not_there_has_its_own_status_and_keeps_it() {
+        let error = Error::not_found("there is no goal x").hint("list them");
+        let status = Status::from(error.clone());
+        assert_eq!(status.code(), Code::NotFound);
+        let back = Error::from(status);
+        assert_eq!(back, error);
+        assert_eq!(back.category(), Category::Validation);
+        assert_eq!(Status::from(back).code(), Code::NotFound);
+    }
+
+    #[test]
     fn an_error_survives_the_wire() {
         let error = Error::new(Category::RateLimit, "queue is full")
             .hint("wait")
@@ -250,7 +281,9 @@ mod tests {
         for code in [Code::Internal, Code::Cancelled, Code::Unknown] {
             assert!(!Error::from(Status::internal("a fault")).retryable());
             let mut status = Status::new(code, "h2 protocol error");
-            status.set_source(std::sync::Arc::new(std::io::Error::other("connection reset")));
+            status.set_source(std::sync::Arc::new(std::io::Error::other(
+                "connection reset",
+            )));
             assert!(Error::from(status).retryable(), "{code}");
         }
     }

@@ -286,7 +286,7 @@ impl Engine {
             .await
             .map_err(|error| error.to_kit())?
             .ok_or_else(|| {
-                KitError::new(Category::Validation, format!("there is no goal {id}"))
+                KitError::not_found(format!("there is no goal {id}"))
                     .hint("`aios goal list` shows them")
             })
     }
