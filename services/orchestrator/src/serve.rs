@@ -145,6 +145,8 @@ async fn keep_agent_states(store: Store, mut changes: mpsc::UnboundedReceiver<Ag
 /// Notices agents that are no longer heard of.
 async fn look_after(agents: Agents) {
     let mut beat = tokio::time::interval(HEARTBEAT);
+    // After a time in which the machine stood still, one look is enough.
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         beat.tick().await;
         agents.look();

@@ -122,6 +122,9 @@ async fn a_denial_refuses_the_goal_and_is_in_the_ledger() {
         .collect();
     assert_eq!(denials.len(), 1);
     assert_eq!(denials[0].principal, "cert:ana");
+    let plan = trace.view.unwrap().plan.unwrap();
+    assert_eq!(plan.steps[0].policy, "deny");
+    assert!(plan.steps[0].reason.contains("no capability names"));
     assert!(
         trace
             .decisions
