@@ -212,6 +212,46 @@ fn a_chain_of_directories_is_made_whole_or_not_at_all() {
 }
 
 #[test]
+fn the_files_of_an_overlay_are_counted() {
+    on_a_small_disk(|machine| {
+        for dir in ["/low", "/up", "/merged"] {
+            fs::create_dir(machine.path(dir)).unwrap();
+        }
+        // Layers on different file systems, so that files keep the device of theirs.
+        let low = machine.path("/low");
+        rustix::mount::mount("tmpfs", &low, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        fs::create_dir(low.join("dir")).unwrap();
+        fs::write(low.join("dir/file"), vec![b'x'; 5000]).unwrap();
+        for dir in ["/up/files", "/up/work"] {
+            fs::create_dir(machine.path(dir)).unwrap();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},xino=off",
+            low.display(),
+            machine.path("/up/files").display(),
+            machine.path("/up/work").display()
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        let merged = machine.path("/merged");
+        rustix::mount::mount(
+            "overlay",
+            &merged,
+            "overlay",
+            MountFlags::empty(),
+            &*options,
+        )
+        .unwrap();
+        let usage = machine.output("fs.disk_usage", json!({"path": "/merged"}));
+        assert_eq!(usage["files"], 1, "{usage:#}");
+        assert_eq!(usage["apparent_bytes"].as_u64().unwrap() % 10_000, 5000);
+        assert!(usage["mounted_below"].is_null(), "{usage:#}");
+        for mount in [&merged, &low] {
+            rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    });
+}
+
+#[test]
 fn mount_points_are_not_deleted() {
     on_a_small_disk(|machine| {
         fs::create_dir_all(machine.path("/data/disk")).unwrap();

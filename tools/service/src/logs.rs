@@ -263,6 +263,12 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_programs_that_want_a_terminal_end_plainly() {
+        let log = lines(&["one\r", "two\r\r", "a\rb"]);
+        assert_eq!(filter(log, &args(), None), ["one", "two", "a\rb"]);
+    }
+
+    #[test]
     fn levels_are_read_from_both_forms() {
         let log = lines(&[
             r#"{"timestamp":"2026-01-01T00:00:00Z","level":"ERROR","message":"a"}"#,
