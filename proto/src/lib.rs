@@ -4,7 +4,11 @@
 //! [`FILE_DESCRIPTOR_SET`] lets a test enumerate every method of every service.
 
 /// Version 1 of the protocol.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in the .proto files")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated; documented in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("aios.v1");
 }

@@ -74,7 +74,10 @@ impl Identities {
             if let Some(other) = by_uid.insert(uid, principal.clone()) {
                 return Err(Error::new(
                     Category::Validation,
-                    format!("{}: uid {uid} is both {other} and {principal}", path.display()),
+                    format!(
+                        "{}: uid {uid} is both {other} and {principal}",
+                        path.display()
+                    ),
                 ));
             }
         }

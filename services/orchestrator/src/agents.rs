@@ -271,7 +271,11 @@ impl Agents {
     #[must_use]
     pub fn are_settled(&self) -> bool {
         self.started.elapsed() > SETTLE
-            || self.lock().agents.values().all(|agent| agent.heard.is_some())
+            || self
+                .lock()
+                .agents
+                .values()
+                .all(|agent| agent.heard.is_some())
     }
 
     /// The agents that hold a pattern for this capability, the best for it first: those that name the
