@@ -24,7 +24,7 @@ use tokio::{
 use tonic::transport::Channel;
 
 /// Longest wait for the ledger before a change is turned down.
-const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time by which a refusal is held up.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Records that wait at most.

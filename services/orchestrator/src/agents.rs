@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// How often an agent is to be heard of.
-pub const HEARTBEAT: Duration = Duration::from_secs(1);
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// After how many missed heartbeats it counts as failed.
-const MISSED: u32 = 3;
+const MISSED: u32 = 5;
 /// How long after a start agents that were there before may take to be heard of again.
 const SETTLE: Duration = Duration::from_secs(10);
 /// Tasks of one agent at most, whatever it says.

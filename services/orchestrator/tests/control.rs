@@ -106,7 +106,7 @@ async fn a_denied_or_late_approval_ends_the_goal() {
         Machine::start("[system]\nautonomy_level = \"manual\"\n[goals]\napproval_timeout_s = 2\n")
             .await;
     let goal = machine
-        .submit("create the file /srv/a with the text b")
+        .submit("create the file /srv/a with the text welcome aboard")
         .await
         .unwrap();
     let approval = pending(&mut machine).await;
@@ -149,7 +149,7 @@ async fn with_wrong_settings_every_change_is_asked_for() {
         assert!(health.reason.contains(part), "{}", health.reason);
     }
     let goal = machine
-        .submit("create the file /srv/a with the text b")
+        .submit("create the file /srv/a with the text welcome aboard")
         .await
         .unwrap();
     let approval = pending(&mut machine).await;
