@@ -17,7 +17,7 @@ pub fn build(binaries: &Binaries, path: &Path) -> Result<()> {
     let mut archive = Archive::new(Vec::new());
     for directory in [
         "dev", "proc", "sys", "mnt", "mnt/iso", "mnt/data", "mnt/base", "mnt/aios", "mnt/live",
-        "root",
+        "sysroot",
     ] {
         archive.directory(directory)?;
     }

@@ -219,13 +219,13 @@ fn overlay(writable: &Path) -> Result<(), BootError> {
         upper.display(),
         work.display()
     );
-    mount_new("aios", "overlay", "/root", MountFlags::empty(), &options)
+    mount_new("aios", "overlay", "/sysroot", MountFlags::empty(), &options)
 }
 
 /// Makes apt use the source that the boot was given, or its own again when it was given none.
 fn set_package_source(parameters: &Parameters) -> Result<(), BootError> {
     const MARK: &str = "# given at boot (aios.package-source)\n";
-    let list = Path::new("/root/etc/apt/sources.list");
+    let list = Path::new("/sysroot/etc/apt/sources.list");
     let present = fs::read_to_string(list).unwrap_or_default();
     let wanted = match parameters.value("package-source") {
         Some(address) if is_package_source(address) => {
@@ -240,7 +240,7 @@ fn set_package_source(parameters: &Parameters) -> Result<(), BootError> {
             return Ok(());
         }
         None if present.starts_with(MARK) => {
-            fs::read_to_string("/root/usr/share/aios/sources.list").unwrap_or_default()
+            fs::read_to_string("/sysroot/usr/share/aios/sources.list").unwrap_or_default()
         }
         None => return Ok(()),
     };
@@ -258,14 +258,14 @@ fn hand_over(persistent: bool, parameters: &Parameters) -> Result<Infallible, Bo
         let what = what.to_owned();
         move |source: io::Error| BootError::HandOver { what, source }
     };
-    let medium = "/root/media/aios/iso";
-    let data = "/root/media/aios/data";
+    let medium = "/sysroot/media/aios/iso";
+    let data = "/sysroot/media/aios/data";
     move_mount("/mnt/iso", medium)?;
     move_mount(if persistent { "/mnt/data" } else { "/mnt/live" }, data)?;
     for dir in ["/dev", "/proc", "/sys"] {
-        move_mount(dir, &format!("/root{dir}"))?;
+        move_mount(dir, &format!("/sysroot{dir}"))?;
     }
-    std::env::set_current_dir("/root").map_err(step("cannot enter the new root"))?;
+    std::env::set_current_dir("/sysroot").map_err(step("cannot enter the new root"))?;
     mount_move(".", "/")
         .map_err(|error| step("cannot move the new root into place")(error.into()))?;
     rustix::process::chroot(".")
