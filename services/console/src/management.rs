@@ -216,6 +216,9 @@ impl Management for ManagementService {
         problems.extend(heard.complaints());
         // Every daemon that reads the settings reports the same; once is enough for a person.
         if let Some(settings) = &self.settings_problem {
+            for problem in &mut problems {
+                *problem = problem.replace(&format!("{settings}; "), "");
+            }
             problems.retain(|problem| !same_settings(problem, settings));
             problems.insert(0, settings.clone());
         }

@@ -117,6 +117,12 @@ impl Act {
                 return Ok(bare_reply(&outcome));
             }
         };
+        // What an earlier attempt may have begun is brought to its end all the same.
+        if earlier.is_none()
+            && let Err(error) = self.engine.room_for(&prepared)
+        {
+            return Ok(bare_reply(&Outcome::error("failed", error)));
+        }
         let mut call = self.new_call(&prepared, who, asked_hash, earlier)?;
         if call.state != State::Done
             && call.attempt > 1
@@ -251,11 +257,11 @@ impl Act {
         let secret = prepared.entry.tool.redacted();
         let store = (prepared.changes() && prepared.entry.spec.undo.is_some())
             .then_some(&self.engine.blobs);
-        let kept = Kept::new(&prepared.args, secret, store).map_err(|error| {
-            LedgerError::Damaged(format!(
-                "the pre-image store cannot take the arguments: {error}"
-            ))
-        })?;
+        let kept =
+            Kept::new(&prepared.args, secret, store).map_err(|error| LedgerError::Database {
+                what: "keep the arguments in the pre-image store",
+                message: error.to_string(),
+            })?;
         let args = serde_json::to_string(&kept)
             .map_err(|error| LedgerError::Damaged(error.to_string()))?;
         let process = self.asked.caller.process.to_string();

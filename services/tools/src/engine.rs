@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aios_kit::Paths;
+use aios_kit::{Error, Paths};
 use aios_tool_api::{BlobStore, Context, Registry};
 use serde_json::json;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -20,6 +20,8 @@ use crate::{
     in_flight::InFlight,
     ledger::{Entry, Kind, Ledger, LedgerError, now_ms},
     policy::Policy,
+    prepare::Prepared,
+    room,
 };
 
 /// Calls of tools that only read that are worked on at once.
@@ -97,6 +99,7 @@ pub struct Engine {
     families: BTreeMap<&'static str, Arc<Mutex<()>>>,
     chain: watch::Sender<Chain>,
     root: PathBuf,
+    state: PathBuf,
     run_dir: PathBuf,
     init_socket: PathBuf,
 }
@@ -137,6 +140,7 @@ impl Engine {
             families,
             chain: watch::channel(Chain::Checking).0,
             root: "/".into(),
+            state: paths.state.clone(),
             run_dir: paths.run.clone(),
             init_socket: paths.socket("init"),
             ledger,
@@ -153,6 +157,15 @@ impl Engine {
                 })
             })?;
         Ok(engine)
+    }
+
+    /// Whether there is room on the disk for a change, beside the records.
+    ///
+    /// # Errors
+    /// When there is not: what is full, and what to do.
+    pub fn room_for(&self, prepared: &Prepared) -> Result<(), Error> {
+        let arguments = prepared.args.to_string().len() as u64;
+        room::check(&self.state, prepared.entry.spec.name, arguments)
     }
 
     fn recover(&self) -> Result<(), LedgerError> {

@@ -27,6 +27,7 @@ mod prepare;
 pub mod redact;
 mod resolve;
 mod rollback;
+mod room;
 mod server;
 mod service;
 

@@ -141,27 +141,29 @@ impl Daemon {
                 }
             }
         }
-        if chosen.is_none() && notes.is_empty() {
+        if chosen.is_none() {
             notes.push(format!(
-                "there is no model in {} or {}: put a GGUF file into the first",
+                "there is no model in {} or {} that can be used: put a GGUF file into the first and \
+                 restart the machine",
                 self.settings.folders.machine.display(),
                 self.settings.folders.image.display()
             ));
         }
         let settings_problem = self.settings.settings_problem.as_ref();
-        let models_are_right = notes.is_empty();
+        // The status has room for a few lines; every other daemon that reads the settings says in
+        // these very words what is wrong with them.
+        let status = match (chosen, settings_problem) {
+            (None, _) => format!("degraded: no model answers: {}", notes.join("; ")),
+            (Some(name), _) if !notes.is_empty() => {
+                format!("degraded: {}; using {name}", notes.join("; "))
+            }
+            (Some(_), Some(problem)) => format!("degraded: {problem}"),
+            (Some(name), None) => format!("model {name} answers"),
+        };
         let mut state = self.state();
         state.starting = false;
         state.notes = settings_problem.into_iter().cloned().chain(notes).collect();
-        match chosen {
-            // In the same words as every other daemon that reads the settings.
-            Some(name) if models_are_right => settings_problem.map_or_else(
-                || format!("model {name} answers"),
-                |problem| format!("degraded: {problem}"),
-            ),
-            Some(name) => format!("degraded: {}; using {name}", state.notes.join("; ")),
-            None => format!("degraded: no model answers: {}", state.notes.join("; ")),
-        }
+        status
     }
 
     /// Loads a model, tries it and makes it the operational one.
