@@ -351,8 +351,10 @@ impl Init {
 
     fn turn(&mut self) {
         self.wait();
-        self.reap();
+        // Signals first: a SIGCHLD that is read after the look at the children would be one that
+        // nobody answers, and an orphan that ended in between would stay a zombie.
         self.take_signals();
+        self.reap();
         for output in self.linux.outputs.values_mut() {
             output.take_in();
         }

@@ -24,7 +24,7 @@ use crate::protocol::{Finish, Generate, Task};
 pub const MAX_LOADED: usize = 4;
 /// What the operational model is asked at start, with a fixed seed; it must answer twice the same.
 const TEST_PROMPT: &str = "The machine is ready when";
-const TEST_TOKENS: u32 = 8;
+const TEST_TOKENS: u32 = 4;
 const TEST_SEED: u64 = 20_240_229;
 const TEST_LIMIT: Duration = Duration::from_secs(60);
 
